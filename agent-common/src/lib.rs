@@ -1,0 +1,52 @@
+//! The binary interface between the BPF programs and user space.
+//!
+//! One module per probe. Every record is `repr(C)`, has its padding spelled out, no implicit padding and a size assertion, so
+//! that both sides, built by different compilers' back ends, read the same bytes. Nothing here knows what a record means to
+//! the product; that is the business of the probe's user half.
+
+#![no_std]
+
+pub mod block_io;
+pub mod fd;
+pub mod hung_task;
+pub mod oom;
+pub mod tcp_retransmit;
+
+/// Length of a task's command name, with its terminating NUL (`TASK_COMM_LEN`, include/linux/sched.h).
+pub const COMM_LEN: usize = 16;
+
+/// A record that user space may copy out of raw bytes.
+///
+/// # Safety
+/// The type is `repr(C)`, has no padding and no pointers, and every bit pattern is a valid value of it.
+pub unsafe trait Record: Copy {
+    /// Copies the record from the start of `bytes`, or says `None` where they are too short.
+    ///
+    /// Longer input is accepted: a ring buffer rounds records up to eight bytes.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, the source may be unaligned, and the trait promises that any bits are a valid value.
+        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
+    }
+}
+
+/// What every BPF object counts, as indexes into its per-CPU array `COUNTS`.
+///
+/// For each probe `SENT + LOST` is the number of events that it tried to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Count {
+    /// Records that entered the transport.
+    Sent = 0,
+    /// Records that the transport had no room for.
+    Lost = 1,
+    /// Events that a rate limit in the kernel folded away; they are in the aggregates, not in the transport.
+    Limited = 2,
+    /// Events that found no room in a map of in-flight or aggregated state.
+    Untracked = 3,
+}
+
+/// The number of [`Count`] slots.
+pub const COUNTS: u32 = 4;

@@ -1,0 +1,50 @@
+//! The record of probe `oom`: the OOM killer marked a victim.
+
+use crate::{COMM_LEN, Record};
+
+/// One `oom/mark_victim` event.
+///
+/// Memory sizes are in kilobytes as the tracepoint gives them (include/trace/events/oom.h); [`OomRecord::UNKNOWN`] where the
+/// kernel's layout of the tracepoint has no such field.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct OomRecord {
+    /// `CLOCK_MONOTONIC` when the probe ran, in nanoseconds.
+    pub monotonic_ns: u64,
+    /// Cgroup id (version 2 hierarchy) of the task that triggered the OOM killer.
+    pub trigger_cgroup: u64,
+    /// The victim's address space.
+    pub total_vm_kb: u64,
+    /// Anonymous memory of the victim.
+    pub anon_rss_kb: u64,
+    /// File-backed resident memory of the victim.
+    pub file_rss_kb: u64,
+    /// Shared resident memory of the victim.
+    pub shmem_rss_kb: u64,
+    /// Page tables of the victim.
+    pub pgtables_kb: u64,
+    /// Thread id of the victim, which need not be its thread-group leader.
+    pub victim_pid: u32,
+    /// User id of the victim; `u32::MAX` where unknown.
+    pub victim_uid: u32,
+    /// Process (thread-group) id of the task that triggered the OOM killer.
+    pub trigger_pid: u32,
+    /// The victim's `oom_score_adj`; `i16::MIN` where unknown.
+    pub oom_score_adj: i16,
+    /// Zero.
+    pub pad: u16,
+    /// Command name of the victim; empty where the tracepoint does not carry it.
+    pub victim_comm: [u8; COMM_LEN],
+    /// Command name of the trigger.
+    pub trigger_comm: [u8; COMM_LEN],
+}
+
+impl OomRecord {
+    /// A size that the kernel's tracepoint does not report.
+    pub const UNKNOWN: u64 = u64::MAX;
+}
+
+const _: () = assert!(size_of::<OomRecord>() == 7 * 8 + 4 * 4 + 2 * COMM_LEN);
+
+// SAFETY: repr(C), integers and byte arrays only, the size assertion above excludes padding.
+unsafe impl Record for OomRecord {}

@@ -1,0 +1,235 @@
+//! `[alerting]` and its channels.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+use crate::model::Severity;
+
+/// `[alerting]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alerting {
+    /// Least time between two messages about one incident that goes on.
+    pub min_interval: Duration,
+    /// Repetitions within this time belong to one incident.
+    pub dedup_window: Duration,
+    /// Whether Emergency passes the rate limits.
+    pub emergency_bypass_rate_limit: bool,
+    /// Messages a minute by channel.
+    pub max_alerts_per_minute: u32,
+    /// Messages an hour by channel.
+    pub max_alerts_per_hour: u32,
+    /// Messages an hour over all channels.
+    pub max_alerts_per_hour_overall: u32,
+    /// `[alerting.grouping]`
+    pub grouping: Grouping,
+    /// `[alerting.escalation]`
+    pub escalation: Escalation,
+    /// `[alerting.recovery] enabled`
+    pub recovery_enabled: bool,
+    /// `[alerting.templates]`
+    pub templates: Templates,
+    /// `[alerting.discord]`, `None` unless enabled; the same for the other channels.
+    pub discord: Option<Discord>,
+    /// `[alerting.slack]`
+    pub slack: Option<Slack>,
+    /// `[alerting.telegram]`
+    pub telegram: Option<Telegram>,
+    /// `[alerting.email]`
+    pub email: Option<Email>,
+    /// `[alerting.webhook]`
+    pub webhook: Option<Webhook>,
+    /// `[alerting.syslog]`
+    pub syslog: Option<Syslog>,
+}
+
+impl Default for Alerting {
+    fn default() -> Self {
+        Self {
+            min_interval: Duration::from_secs(300),
+            dedup_window: Duration::from_secs(600),
+            emergency_bypass_rate_limit: true,
+            max_alerts_per_minute: 10,
+            max_alerts_per_hour: 60,
+            max_alerts_per_hour_overall: 100,
+            grouping: Grouping::default(),
+            escalation: Escalation::default(),
+            recovery_enabled: true,
+            templates: Templates::default(),
+            discord: None,
+            slack: None,
+            telegram: None,
+            email: None,
+            webhook: None,
+            syslog: None,
+        }
+    }
+}
+
+/// `[alerting.grouping]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grouping {
+    /// Whether alerts that follow one another are gathered.
+    pub enabled: bool,
+    /// How long they are gathered.
+    pub window: Duration,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self { enabled: true, window: Duration::from_secs(30) }
+    }
+}
+
+/// `[alerting.escalation]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Escalation {
+    /// Whether severities rise with time.
+    pub enabled: bool,
+    /// Consecutive Warn findings that make a Critical one.
+    pub warn_to_critical_after: u32,
+    /// Time unresolved after which Critical becomes Emergency.
+    pub critical_to_emergency_after: Duration,
+}
+
+impl Default for Escalation {
+    fn default() -> Self {
+        Self { enabled: true, warn_to_critical_after: 5, critical_to_emergency_after: Duration::from_secs(30 * 60) }
+    }
+}
+
+/// `[alerting.templates]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Templates {
+    /// The template of channels without one of their own.
+    pub default: Option<String>,
+    /// Templates by channel name.
+    pub by_channel: BTreeMap<String, String>,
+}
+
+/// `[alerting.discord]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Discord {
+    /// The webhook; its path is a credential.
+    pub webhook_url: Secret,
+    /// Name that messages are posted under.
+    pub username: String,
+    /// Role ids mentioned from Critical on.
+    pub mention_roles: Vec<String>,
+    /// 24-bit RGB.
+    pub embed_color_warn: u32,
+    /// 24-bit RGB.
+    pub embed_color_critical: u32,
+    /// 24-bit RGB.
+    pub embed_color_emergency: u32,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}
+
+/// `[alerting.slack]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slack {
+    /// The webhook; its path is a credential.
+    pub webhook_url: Secret,
+    /// Channel override.
+    pub channel: Option<String>,
+    /// User ids mentioned from Critical on.
+    pub mention_users: Vec<String>,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}
+
+/// How Telegram reads a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseMode {
+    /// Telegram's subset of HTML.
+    Html,
+    /// Telegram's second Markdown dialect.
+    MarkdownV2,
+}
+
+/// `[alerting.telegram]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Telegram {
+    /// The bot's credential.
+    pub bot_token: Secret,
+    /// The chat that receives messages.
+    pub chat_id: String,
+    /// Markup of messages.
+    pub parse_mode: ParseMode,
+    /// Whether messages arrive without a sound.
+    pub disable_notification: bool,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}
+
+/// `[alerting.email]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Email {
+    /// The mail server.
+    pub smtp_host: String,
+    /// Its port.
+    pub smtp_port: u16,
+    /// Whether the connection must be encrypted.
+    pub smtp_tls: bool,
+    /// Login name.
+    pub username: Option<String>,
+    /// Password of the login.
+    pub password: Option<Secret>,
+    /// Sender.
+    pub from: String,
+    /// Recipients.
+    pub to: Vec<String>,
+    /// Start of every subject.
+    pub subject_prefix: String,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}
+
+/// Method of the webhook's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookMethod {
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+}
+
+/// `[alerting.webhook]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    /// Where alerts are sent; may carry a credential.
+    pub url: Secret,
+    /// Method of the request.
+    pub method: WebhookMethod,
+    /// Further headers; their values may be credentials.
+    pub headers: BTreeMap<String, Secret>,
+    /// Limit of one attempt.
+    pub timeout: Duration,
+    /// Attempts after the first.
+    pub retry_count: u32,
+    /// Wait before the second attempt; it doubles with each further one.
+    pub retry_delay: Duration,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}
+
+/// Facility of syslog messages (RFC 5424, section 6.2.1); the value is the facility's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyslogFacility(pub u8);
+
+/// `[alerting.syslog]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Syslog {
+    /// Facility of the messages.
+    pub facility: SyslogFacility,
+    /// Tag of the messages.
+    pub tag: String,
+    /// The local socket, normally `/dev/log`.
+    pub socket: PathBuf,
+    /// Milder alerts are not sent here.
+    pub min_severity: Severity,
+}

@@ -1,0 +1,45 @@
+//! The host's file systems behind one type, so that a container or a test can point them elsewhere.
+
+mod file;
+
+use std::path::{Path, PathBuf};
+
+pub use file::{ProcFile, ReadError};
+
+use crate::config::HostRoots;
+use crate::model::Timestamp;
+
+/// Where the host's procfs, sysfs and root directory are seen from here.
+#[derive(Clone, Debug)]
+pub struct Host {
+    roots: HostRoots,
+}
+
+impl Host {
+    /// The host behind `roots`.
+    pub fn new(roots: HostRoots) -> Self {
+        Self { roots }
+    }
+
+    /// A path below procfs; `relative` has no leading slash.
+    pub fn procfs(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.roots.procfs.join(relative)
+    }
+
+    /// A path below sysfs; `relative` has no leading slash.
+    pub fn sysfs(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.roots.sysfs.join(relative)
+    }
+
+    /// A path below the host's root directory, which may be absolute as the host itself would write it.
+    pub fn rootfs(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.roots.rootfs.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// The wall clock.
+pub fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_nanos(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}

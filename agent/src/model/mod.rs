@@ -1,0 +1,19 @@
+//! The words that all rooms share: observations, series, kernel events, log records, findings and alerts.
+//!
+//! Plain values without behaviour of their own; nothing here reads a clock, a file or a socket.
+
+mod alert;
+mod event;
+mod log;
+mod observation;
+mod series;
+mod severity;
+mod time;
+
+pub use alert::{Alert, Status};
+pub use event::{Evidence, KernelEvent};
+pub use log::LogRecord;
+pub use observation::{Observation, Samples, SourceState};
+pub use series::{Kind, Labels, Metric, Sample, SeriesKey, Unit};
+pub use severity::Severity;
+pub use time::Timestamp;

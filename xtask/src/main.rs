@@ -1,0 +1,3 @@
+//! `cargo xtask`: builds, runs, tests and measures sysops-agent.
+
+fn main() {}
