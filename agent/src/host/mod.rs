@@ -1,24 +1,32 @@
 //! The host's file systems behind one type, so that a container or a test can point them elsewhere.
 
 mod file;
+mod isolate;
 
 use std::path::{Path, PathBuf};
 
 pub use file::{ProcFile, ReadError};
+pub use isolate::{Isolate, Stuck};
 
 use crate::config::HostRoots;
 use crate::model::Timestamp;
 
-/// Where the host's procfs, sysfs and root directory are seen from here.
+/// Where the host's procfs, sysfs and root directory are seen from here, and the threads that ask what may not answer.
 #[derive(Clone, Debug)]
 pub struct Host {
     roots: HostRoots,
+    isolate: Isolate,
 }
 
 impl Host {
     /// The host behind `roots`.
     pub fn new(roots: HostRoots) -> Self {
-        Self { roots }
+        Self { roots, isolate: Isolate::new() }
+    }
+
+    /// Runs what can block; shared by all clones.
+    pub fn isolate(&self) -> &Isolate {
+        &self.isolate
     }
 
     /// A path below procfs; `relative` has no leading slash.
