@@ -1,6 +1,6 @@
 //! The records of probe `block_io`: slow and failed block requests, and the latency histogram.
 
-use crate::{COMM_LEN, Record};
+use crate::{ABSENT, COMM_LEN, Global, Record};
 
 /// What a request does, folded from the kernel's operations (include/linux/blk_types.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,69 @@ pub struct Histogram {
 
 const _: () = assert!(size_of::<Histogram>() == 4 * (BUCKETS + 1) + 8);
 
+/// Where things are on this kernel: offsets in structures from its BTF for the raw tracepoints, offsets in records from the
+/// `format` files for the ordinary ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fields {
+    /// Position of `struct request *` among the raw arguments of `block_rq_issue`: 1 where a queue comes first, else 0.
+    pub issue_rq_argument: u16,
+    /// `struct request`: `q`
+    pub rq_q: u16,
+    /// `struct request`: `rq_disk`, before 5.17.
+    pub rq_disk: u16,
+    /// `struct request_queue`: `disk`, since 5.17.
+    pub q_disk: u16,
+    /// `struct request`: `cmd_flags`
+    pub rq_cmd_flags: u16,
+    /// `struct request`: `__data_len`
+    pub rq_data_len: u16,
+    /// `struct request`: `__sector`
+    pub rq_sector: u16,
+    /// `struct gendisk`: `major`
+    pub disk_major: u16,
+    /// `struct gendisk`: `first_minor`
+    pub disk_first_minor: u16,
+    /// Record of `block_rq_issue`
+    pub issue: RequestFields,
+    /// Record of `block_rq_complete`
+    pub complete: RequestFields,
+}
+
+/// Offsets in the record of one of the tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the tracepoint's own")]
+pub struct RequestFields {
+    pub dev: u16,
+    pub sector: u16,
+    pub nr_sector: u16,
+    pub rwbs: u16,
+    pub error: u16,
+}
+
+impl RequestFields {
+    /// A tracepoint without any field.
+    pub const ABSENT: Self = Self { dev: ABSENT, sector: ABSENT, nr_sector: ABSENT, rwbs: ABSENT, error: ABSENT };
+}
+
+impl Fields {
+    /// A kernel of which nothing is known.
+    pub const ABSENT: Self = Self {
+        issue_rq_argument: 0,
+        rq_q: ABSENT,
+        rq_disk: ABSENT,
+        q_disk: ABSENT,
+        rq_cmd_flags: ABSENT,
+        rq_data_len: ABSENT,
+        rq_sector: ABSENT,
+        disk_major: ABSENT,
+        disk_first_minor: ABSENT,
+        issue: RequestFields::ABSENT,
+        complete: RequestFields::ABSENT,
+    };
+}
+
 /// A request that took longer than the limit, or failed.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -62,8 +125,8 @@ pub struct BlockIoRecord {
     pub device: u32,
     /// An [`Operation`].
     pub operation: u32,
-    /// The error as a positive errno, zero for success.
-    pub errno: u32,
+    /// The error as the tracepoint gives it: zero for success, a negative errno, or a positive `blk_status_t`.
+    pub error: i32,
     /// Process (thread-group) id that issued the request; zero where it was issued by the kernel outside any process.
     pub pid: u32,
     /// Zero.
@@ -76,3 +139,8 @@ const _: () = assert!(size_of::<BlockIoRecord>() == 3 * 8 + 6 * 4 + COMM_LEN);
 
 // SAFETY: repr(C), integers and byte arrays only, the size assertion above excludes padding.
 unsafe impl Record for BlockIoRecord {}
+
+const _: () = assert!(size_of::<Fields>() == 19 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Fields {}

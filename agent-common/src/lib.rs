@@ -15,6 +15,9 @@ pub mod tcp_retransmit;
 /// Length of a task's command name, with its terminating NUL (`TASK_COMM_LEN`, include/linux/sched.h).
 pub const COMM_LEN: usize = 16;
 
+/// The offset of a field that this kernel's tracepoint does not have.
+pub const ABSENT: u16 = u16::MAX;
+
 /// A record that user space may copy out of raw bytes.
 ///
 /// # Safety
@@ -31,6 +34,21 @@ pub unsafe trait Record: Copy {
         Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
     }
 }
+
+/// A value that the loader writes into an object before the kernel sees it.
+///
+/// # Safety
+/// The type is `repr(C)` and has no padding and no pointers.
+pub unsafe trait Global: Copy {
+    /// The value's bytes, as the object holds them.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the trait promises that every byte of the value is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast::<u8>(), size_of::<Self>()) }
+    }
+}
+
+// SAFETY: an integer.
+unsafe impl Global for u64 {}
 
 /// What every BPF object counts, as indexes into its per-CPU array `COUNTS`.
 ///

@@ -1,6 +1,6 @@
 //! The record of probe `oom`: the OOM killer marked a victim.
 
-use crate::{COMM_LEN, Record};
+use crate::{ABSENT, COMM_LEN, Global, Record};
 
 /// One `oom/mark_victim` event.
 ///
@@ -44,7 +44,43 @@ impl OomRecord {
     pub const UNKNOWN: u64 = u64::MAX;
 }
 
+/// Offsets of the tracepoint's fields, by their names in its `format` file; [`ABSENT`](crate::ABSENT) where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the tracepoint's own")]
+pub struct Fields {
+    pub pid: u16,
+    pub comm: u16,
+    pub total_vm: u16,
+    pub anon_rss: u16,
+    pub file_rss: u16,
+    pub shmem_rss: u16,
+    pub uid: u16,
+    pub pgtables: u16,
+    pub oom_score_adj: u16,
+}
+
+impl Fields {
+    /// A tracepoint without any field.
+    pub const ABSENT: Self = Self {
+        pid: ABSENT,
+        comm: ABSENT,
+        total_vm: ABSENT,
+        anon_rss: ABSENT,
+        file_rss: ABSENT,
+        shmem_rss: ABSENT,
+        uid: ABSENT,
+        pgtables: ABSENT,
+        oom_score_adj: ABSENT,
+    };
+}
+
 const _: () = assert!(size_of::<OomRecord>() == 7 * 8 + 4 * 4 + 2 * COMM_LEN);
 
 // SAFETY: repr(C), integers and byte arrays only, the size assertion above excludes padding.
 unsafe impl Record for OomRecord {}
+
+const _: () = assert!(size_of::<Fields>() == 9 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Fields {}

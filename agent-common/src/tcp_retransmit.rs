@@ -1,6 +1,6 @@
 //! The record of probe `tcp_retransmit`: segments of one connection were sent again.
 
-use crate::Record;
+use crate::{ABSENT, Global, Record};
 
 /// The connection, as the key of the in-kernel aggregate. IPv4 addresses are mapped into IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,9 +20,28 @@ pub struct Connection {
 
 const _: () = assert!(size_of::<Connection>() == 40);
 
+/// Offsets of the tracepoint's fields, by their names in its `format` file; [`ABSENT`] where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the tracepoint's own")]
+pub struct Fields {
+    pub state: u16,
+    pub sport: u16,
+    pub dport: u16,
+    pub saddr_v6: u16,
+    pub daddr_v6: u16,
+    pub err: u16,
+}
+
+impl Fields {
+    /// A tracepoint without any field.
+    pub const ABSENT: Self =
+        Self { state: ABSENT, sport: ABSENT, dport: ABSENT, saddr_v6: ABSENT, daddr_v6: ABSENT, err: ABSENT };
+}
+
 /// Retransmits of one connection since its last record.
 ///
-/// The first retransmit of a connection is reported at once, later ones are folded into at most one record an interval.
+/// The first few retransmits of a connection in a second are reported one by one, further ones are folded into the next record.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TcpRetransmitRecord {
@@ -30,17 +49,20 @@ pub struct TcpRetransmitRecord {
     pub monotonic_ns: u64,
     /// Which connection.
     pub connection: Connection,
+    /// Retransmitted buffers of this connection since the probe first saw it.
+    pub total: u64,
     /// Retransmitted buffers (skb) since the last record of this connection, this one included.
     pub count: u32,
-    /// Retransmitted buffers of this connection since the probe first saw it.
-    pub total: u32,
     /// TCP state (include/net/tcp_states.h) at this retransmit.
     pub state: u32,
-    /// Zero.
-    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<TcpRetransmitRecord>() == 8 + 40 + 16);
 
 // SAFETY: repr(C), integers and byte arrays only, the size assertions above exclude padding.
 unsafe impl Record for TcpRetransmitRecord {}
+
+const _: () = assert!(size_of::<Fields>() == 6 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Fields {}

@@ -1,1 +1,91 @@
+//! Probe `fd`: a process was refused a file descriptor (exit of the system calls that give one).
+//!
+//! One program, attached to many `syscalls/sys_exit_*` tracepoints, which share one layout.
 
+#![no_std]
+#![no_main]
+#![expect(missing_docs, reason = "the macros that declare programs drop their docs")]
+
+use agent_common::Count;
+use agent_common::fd::{FdRecord, Fields};
+use agent_ebpf::{Fold, count, current_comm, current_process, field, global, increment, monotonic_ns, send, trace};
+use aya_ebpf::macros::{map, tracepoint};
+use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::programs::TracePointContext;
+
+/// Records of one process that pass each second.
+const BY_SECOND: u32 = 1;
+/// "Too many open files in system", errno(3).
+const ENFILE: i64 = 23;
+/// "Too many open files", errno(3).
+const EMFILE: i64 = 24;
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct State {
+    allocated: u64,
+    fold: Fold,
+}
+
+/// Where the fields are on this kernel; filled in by the loader.
+#[unsafe(no_mangle)]
+static FIELDS: Fields = Fields::ABSENT;
+
+/// Processes that were given or refused descriptors; the longest silent ones make room.
+#[map]
+static PROCESSES: LruHashMap<u32, State> = LruHashMap::with_max_entries(2048, 0);
+
+/// `syscalls/sys_exit_*`
+#[tracepoint]
+pub fn sys_exit(ctx: TracePointContext) -> u32 {
+    let fields = global!(FIELDS);
+    let result: i64 = field(&ctx, fields.ret, 0);
+    let refused = result == -EMFILE || result == -ENFILE;
+    if result < 0 && !refused {
+        return 0;
+    }
+    let pid = current_process();
+    let known = PROCESSES.get_ptr_mut(pid);
+    if !refused {
+        match known {
+            // SAFETY: the verifier checks that the pointer is into the map's value, whose first eight bytes these are.
+            Some(state) => unsafe { increment(&raw mut (*state).allocated) },
+            None => return remember(pid, State { allocated: 1, fold: Fold::NONE }),
+        };
+        return 0;
+    }
+    let now = monotonic_ns();
+    let (events, allocated) = match known {
+        Some(state) => {
+            // SAFETY: the verifier checks the pointer; a race with another CPU costs at most a count of the fold.
+            let state = unsafe { &mut *state };
+            let Some(events) = state.fold.admit(now, BY_SECOND) else { return 0 };
+            (events, state.allocated)
+        }
+        None => {
+            remember(pid, State { allocated: 0, fold: Fold::first(now) });
+            (1, 0)
+        }
+    };
+    trace!(&ctx, "sys_exit: process {} was refused a descriptor, {}", pid, result);
+    send::<FdRecord>(|record| {
+        record.write(FdRecord {
+            monotonic_ns: now,
+            allocated,
+            pid,
+            errno: if result == -ENFILE { ENFILE as u32 } else { EMFILE as u32 },
+            count: events,
+            syscall: field(&ctx, fields.syscall_nr, 0),
+            comm: current_comm(),
+        });
+    });
+    0
+}
+
+#[inline(always)]
+fn remember(pid: u32, state: State) -> u32 {
+    if PROCESSES.insert(pid, &state, 0).is_err() {
+        count(Count::Untracked);
+    }
+    0
+}

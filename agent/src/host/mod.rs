@@ -2,11 +2,18 @@
 
 mod file;
 mod isolate;
+mod kmsg;
+mod process;
+mod sockets;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use file::{ProcFile, ReadError};
 pub use isolate::{Isolate, Stuck};
+pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
+pub use process::{Descriptors, Process};
+pub use sockets::SocketOwner;
 
 use crate::config::HostRoots;
 use crate::model::Timestamp;
@@ -50,4 +57,26 @@ impl Host {
 pub fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Why something cannot be had, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    /// What was tried, on what, and why it failed.
+    pub why: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl Unavailable {
+    /// Says why and what to do.
+    pub fn new(why: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { why: why.into(), advice: advice.into() }
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.why, self.advice)
+    }
 }

@@ -1,0 +1,202 @@
+//! Loads the kernel halves and attaches them, each on its own: one that fails costs only itself.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use agent_common::{COUNTS, Count};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+
+use super::{Hook, Kernel, Row, Rung, Unavailable};
+use crate::config;
+
+/// A probe whose programs are in the kernel. Dropping it takes them out.
+pub struct Attached {
+    /// Which probe.
+    pub row: &'static Row,
+    /// What it is attached to, in words.
+    pub source: &'static str,
+    /// Why the better ways did not work, where there are any.
+    pub refused: Vec<Unavailable>,
+    /// Memory of its maps as the kernel accounts it, in bytes.
+    pub map_bytes: u64,
+    pub(super) ebpf: Ebpf,
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) log: Option<EbpfLogger<LogToTracing>>,
+    counts: PerCpuArray<MapData, u64>,
+}
+
+/// A probe that could be attached in no way.
+pub struct Refused {
+    /// Which probe.
+    pub row: &'static Row,
+    /// Why, by rung, best first.
+    pub reasons: Vec<Unavailable>,
+}
+
+impl Attached {
+    /// One of the kernel half's counters, over all CPUs.
+    pub fn count(&self, which: Count) -> u64 {
+        self.counts.get(&(which as u32), 0).map_or(0, |by_cpu| by_cpu.iter().sum())
+    }
+}
+
+/// Attaches the given probes, with debug messages where `log` says so.
+pub fn attach(
+    rows: impl IntoIterator<Item = &'static Row>,
+    kernel: &Kernel,
+    settings: &config::Ebpf,
+    log: bool,
+) -> Vec<Result<Attached, Refused>> {
+    let rows: Vec<&'static Row> = rows.into_iter().collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    // The loader borrows what it writes into the objects, so all rungs are worked out before it is made. And there is only
+    // one of it: making one parses the kernel's whole type information, which none of the objects needs.
+    let rungs: Vec<Vec<Result<Rung, Unavailable>>> =
+        rows.iter().map(|row| row.rungs.iter().map(|rung| rung(kernel, settings)).collect()).collect();
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let mut results = Vec::new();
+    for (row, rungs) in rows.into_iter().zip(&rungs) {
+        let mut reasons = Vec::new();
+        let mut attached = None;
+        for rung in rungs {
+            let attempt = match rung {
+                Ok(rung) => climb(&mut loader, row, rung, log),
+                Err(unavailable) => Err(unavailable.clone()),
+            };
+            match attempt {
+                Ok(success) => {
+                    attached = Some(success);
+                    break;
+                }
+                Err(unavailable) => reasons.push(unavailable),
+            }
+        }
+        results.push(match attached {
+            Some(attached) => Ok(Attached { refused: reasons, ..attached }),
+            None => Err(Refused { row, reasons }),
+        });
+    }
+    drop(loader);
+    // SAFETY: malloc_trim has no preconditions. It gives back what parsing took, which is a multiple of what the agent keeps.
+    unsafe { libc::malloc_trim(0) };
+    results
+}
+
+fn climb<'a>(loader: &mut EbpfLoader<'a>, row: &'static Row, rung: &'a Rung, log: bool) -> Result<Attached, Unavailable> {
+    for (name, value) in &rung.globals {
+        loader.override_global(name, value.as_slice(), false);
+    }
+    loader.map_max_entries("EVENTS", row.ring_bytes);
+    let object = if log { row.log_object } else { row.object };
+    let mut ebpf = loader.load(object).map_err(|error| explain(&format!("load the maps of probe {}", row.name), &error))?;
+    for hook in &rung.hooks {
+        hook.attach(&mut ebpf)?;
+    }
+    let log = log.then(|| EbpfLogger::init_with_logger(&mut ebpf, LogToTracing)).transpose();
+    let log = log.map_err(|error| explain(&format!("read the debug messages of probe {}", row.name), &error))?;
+    let map_bytes = ebpf.maps().filter_map(|(_, map)| memory_of(map)).sum();
+    let (Some(events), Some(counts)) = (ebpf.take_map("EVENTS"), ebpf.take_map("COUNTS")) else {
+        return Err(Unavailable::new(format!("the object of probe {} lacks a map", row.name), "rebuild it: cargo xtask ebpf"));
+    };
+    let failed = |error| explain(&format!("open the maps of probe {}", row.name), &error);
+    let counts = PerCpuArray::<MapData, u64>::try_from(counts).map_err(failed)?;
+    if counts.len() != COUNTS {
+        return Err(Unavailable::new(
+            format!("the object of probe {} has other counters", row.name),
+            "rebuild it: cargo xtask ebpf",
+        ));
+    }
+    let ring = RingBuf::try_from(events).map_err(failed)?;
+    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, ring, log, counts })
+}
+
+impl Hook {
+    fn attach(&self, ebpf: &mut Ebpf) -> Result<(), Unavailable> {
+        let name = match self {
+            Self::Tracepoint { program, .. } | Self::RawTracepoint { program, .. } => *program,
+        };
+        let missing = || Unavailable::new(format!("the object has no program {name}"), "rebuild it: cargo xtask ebpf");
+        let program = ebpf.program_mut(name).ok_or_else(missing)?;
+        // A program that serves many tracepoints is loaded once.
+        let loaded = program.fd().is_ok();
+        match (self, program) {
+            (Self::Tracepoint { category, name: tracepoint, .. }, Program::TracePoint(program)) => {
+                if !loaded {
+                    program.load().map_err(|error| explain(&format!("load program {name}"), &error))?;
+                }
+                let attempt = format!("attach to tracepoint {category}/{tracepoint}");
+                program.attach(category, tracepoint).map(drop).map_err(|error| explain(&attempt, &error))
+            }
+            (Self::RawTracepoint { name: tracepoint, .. }, Program::RawTracePoint(program)) => {
+                if !loaded {
+                    program.load().map_err(|error| explain(&format!("load program {name}"), &error))?;
+                }
+                let attempt = format!("attach to raw tracepoint {tracepoint}");
+                program.attach(tracepoint).map(drop).map_err(|error| explain(&attempt, &error))
+            }
+            _ => Err(missing()),
+        }
+    }
+}
+
+/// Says what was tried, why it failed with all causes, and what to do about the usual ones.
+fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
+    let mut why = format!("cannot {attempt}: {error}");
+    let mut errno = None;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let _ = write!(why, ": {inner}");
+        errno = errno.or_else(|| inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+        cause = inner.source();
+    }
+    tracing::debug!("{why}");
+    // A verifier's log has hundreds of lines; the first tells what failed.
+    let why: String = why.lines().next().unwrap_or_default().chars().take(300).collect();
+    let advice = match errno {
+        Some(libc::EPERM | libc::EACCES) => {
+            "run as root, or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH; kernel lockdown forbids it to everybody"
+        }
+        Some(libc::ENOSYS) => "this kernel is built without BPF (CONFIG_BPF_SYSCALL)",
+        Some(libc::EINVAL) => "this kernel's BPF lacks something that the probe needs, such as the ring buffer",
+        Some(libc::ENOMEM) => "raise the locked-memory limit (LimitMEMLOCK=infinity)",
+        _ => "run with --log-level debug for the details",
+    };
+    Unavailable::new(why, advice)
+}
+
+/// What the kernel accounts to a map: `memlock` in the descriptor's fdinfo.
+fn memory_of(map: &aya::maps::Map) -> Option<u64> {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let data = match map {
+        aya::maps::Map::RingBuf(data)
+        | aya::maps::Map::PerCpuArray(data)
+        | aya::maps::Map::Array(data)
+        | aya::maps::Map::HashMap(data)
+        | aya::maps::Map::LruHashMap(data)
+        | aya::maps::Map::PerCpuHashMap(data) => data,
+        _ => return None,
+    };
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+/// Hands the kernel halves' debug messages to the program's own log.
+pub struct LogToTracing;
+
+impl log::Log for LogToTracing {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::info!(target: "probe", "{}", record.args());
+    }
+
+    fn flush(&self) {}
+}

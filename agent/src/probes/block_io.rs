@@ -1,0 +1,326 @@
+//! Probe `block_io`: latency of every block request, and the requests that were slow or failed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, RequestFields};
+use agent_common::{ABSENT, Record as _};
+use aya::maps::{MapData, PerCpuHashMap};
+
+use super::tracefs::Format;
+use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
+use crate::config;
+use crate::host::Host;
+use crate::model::{Evidence, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
+
+/// Names of [`agent_common::block_io::Operation`].
+const OPERATIONS: [&str; 5] = ["read", "write", "flush", "discard", "other"];
+
+/// What the histograms give.
+pub const METRICS: &[Metric] = &[REQUESTS, LATENCY_P50, LATENCY_P99];
+
+const REQUESTS: Metric = Metric::counter(
+    "disk_io_requests_total",
+    Unit::Count,
+    "Completed block requests by device and operation (block_rq_complete)",
+);
+const LATENCY_P50: Metric = Metric::gauge(
+    "disk_io_latency_p50_seconds",
+    Unit::Seconds,
+    "Half of the requests of the last interval took no longer, to the next power of two (block_rq_issue to block_rq_complete)",
+);
+const LATENCY_P99: Metric = Metric::gauge(
+    "disk_io_latency_p99_seconds",
+    Unit::Seconds,
+    "99 of 100 requests of the last interval took no longer, to the next power of two",
+);
+
+/// Raw tracepoints, with offsets from the kernel's BTF.
+pub fn raw_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let btf = kernel.btf()?;
+    let offsets = btf.member_offsets(&[
+        ("request", "q"),
+        ("request", "rq_disk"),
+        ("request", "cmd_flags"),
+        ("request", "__data_len"),
+        ("request", "__sector"),
+        ("request_queue", "disk"),
+        ("gendisk", "major"),
+        ("gendisk", "first_minor"),
+    ]);
+    let optional = |structure, member| offsets.get(&(structure, member)).copied().unwrap_or(ABSENT);
+    let required = |structure: &'static str, member: &'static str| match optional(structure, member) {
+        ABSENT => Err(Unavailable::new(
+            format!("this kernel's BTF has no member {member} in struct {structure}"),
+            "please report the kernel's version; its layout is not known to this program",
+        )),
+        offset => Ok(offset),
+    };
+    let (rq_disk, q_disk) = (optional("request", "rq_disk"), optional("request_queue", "disk"));
+    if rq_disk == ABSENT {
+        required("request_queue", "disk")?;
+    }
+    let arguments = btf.raw_tracepoint_arguments("block_rq_issue");
+    let fields = Fields {
+        issue_rq_argument: u16::from(arguments == Some(2)),
+        rq_q: required("request", "q")?,
+        rq_disk,
+        q_disk: if rq_disk == ABSENT { q_disk } else { ABSENT },
+        rq_cmd_flags: required("request", "cmd_flags")?,
+        rq_data_len: required("request", "__data_len")?,
+        rq_sector: required("request", "__sector")?,
+        disk_major: required("gendisk", "major")?,
+        disk_first_minor: required("gendisk", "first_minor")?,
+        ..Fields::ABSENT
+    };
+    let hook = |program, name| Hook::RawTracepoint { program, name };
+    let hooks = vec![hook("block_rq_issue_raw", "block_rq_issue"), hook("block_rq_complete_raw", "block_rq_complete")];
+    Ok(Rung::new("raw tracepoints block_rq_issue, block_rq_complete", &fields, hooks).with("SLOW_NS", &slow_ns(settings)))
+}
+
+/// Ordinary tracepoints, with offsets from their `format` files.
+pub fn tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let fields = |name: &str| -> Result<RequestFields, Unavailable> {
+        let format = Format::read(&kernel.host, "block", name)?;
+        Ok(RequestFields {
+            dev: format.required(name, "dev", 4)?,
+            sector: format.required(name, "sector", 8)?,
+            nr_sector: format.offset("nr_sector", 4),
+            rwbs: format.text("rwbs").0,
+            error: format.offset("error", 4),
+        })
+    };
+    let fields = Fields { issue: fields("block_rq_issue")?, complete: fields("block_rq_complete")?, ..Fields::ABSENT };
+    let hook = |name: &'static str| Hook::Tracepoint { program: name, category: "block", name: name.into() };
+    let hooks = vec![hook("block_rq_issue"), hook("block_rq_complete")];
+    Ok(Rung::new("tracepoints block/block_rq_issue, block/block_rq_complete", &fields, hooks).with("SLOW_NS", &slow_ns(settings)))
+}
+
+fn slow_ns(settings: &config::Ebpf) -> u64 {
+    u64::try_from(settings.block_io_slow.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Makes the user half.
+pub fn build(host: &Host, settings: &config::Ebpf) -> Arc<dyn Probe> {
+    #[expect(clippy::cast_precision_loss, reason = "a limit in milliseconds is far below 2^53")]
+    let slow_ms = settings.block_io_slow.as_millis() as f64;
+    Arc::new(BlockIo { host: host.clone(), slow_ms, devices: Mutex::default(), histograms: Mutex::default() })
+}
+
+struct BlockIo {
+    host: Host,
+    slow_ms: f64,
+    devices: Mutex<HashMap<u32, String>>,
+    histograms: Mutex<HashMap<(u32, u32), Seen>>,
+}
+
+/// What the last sample saw of one histogram, and where its values go.
+struct Seen {
+    buckets: [u64; BUCKETS],
+    series: [SeriesKey; 3],
+}
+
+impl Probe for BlockIo {
+    fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
+        let record = BlockIoRecord::from_bytes(record)?;
+        #[expect(clippy::cast_precision_loss, reason = "a latency in nanoseconds beyond 2^53 is 104 days")]
+        let latency_ms = record.latency_ns as f64 / 1e6;
+        let mut evidence = Evidence::new();
+        evidence.insert("source".into(), "block_rq_issue and block_rq_complete".into());
+        evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
+        evidence.insert("sector".into(), record.sector.into());
+        evidence.insert("bytes".into(), record.bytes.into());
+        evidence.insert("latency_ms".into(), latency_ms.into());
+        // Requests that the kernel issues by itself have no process; naming the idle task would be a lie.
+        if record.pid != 0 {
+            evidence.insert("pid".into(), record.pid.into());
+            evidence.insert("comm".into(), comm(&record.comm).into());
+        }
+        let operation = usize::try_from(record.operation).ok().and_then(|index| OPERATIONS.get(index))?;
+        let labels = Labels::new().with("device", self.device(record.device)).with("operation", *operation);
+        let (metric, value, threshold) = if record.error == 0 {
+            ("kernel_block_io_slow", latency_ms, Some(self.slow_ms))
+        } else {
+            evidence.insert("error".into(), error_name(record.error).into());
+            ("kernel_block_io_error", 1.0, None)
+        };
+        Some(KernelEvent { metric, labels, value, threshold, count: 1, message: String::new(), evidence })
+    }
+
+    fn enrich(&self, record: &[u8], facts: &Facts) {
+        let Some(record) = BlockIoRecord::from_bytes(record).filter(|record| record.pid != 0) else { return };
+        let issuer = self.host.process(record.pid);
+        facts.evidence("cgroup", issuer.cgroup("blkio"));
+        facts.evidence("command_line", issuer.command_line());
+    }
+
+    fn describe(&self, event: &KernelEvent) -> String {
+        let label = |name| event.labels.get(name).unwrap_or("?");
+        let field = |name| event.evidence.get(name);
+        let issuer = match (field("comm").and_then(|value| value.as_str()), field("pid")) {
+            (Some(comm), Some(pid)) => format!(", issued by {comm} (pid {pid})"),
+            _ => String::new(),
+        };
+        let bytes = field("bytes").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let sector = field("sector").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let what = format!("{} of {bytes} bytes at sector {sector} of {}", label("operation"), label("device"));
+        match event.threshold {
+            Some(limit) => format!("{what} took {:.0} ms (limit {limit:.0} ms){issuer}", event.value),
+            None => format!("{what} failed: {}{issuer}", field("error").and_then(|value| value.as_str()).unwrap_or("?")),
+        }
+    }
+
+    fn sample(&self, maps: &aya::Ebpf, samples: &mut Vec<Sample>) {
+        let Some(map) = maps.map("HISTOGRAMS") else { return };
+        let Ok(map) = PerCpuHashMap::<&MapData, [u32; 2], [u64; HISTOGRAM_WORDS]>::try_from(map) else { return };
+        let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key @ [device, operation], by_cpu) in map.iter().flatten() {
+            let mut buckets = [0; BUCKETS];
+            for words in by_cpu.iter() {
+                add_buckets(&mut buckets, words);
+            }
+            let seen = histograms.entry(key.into()).or_insert_with(|| self.unseen(device, operation));
+            seen.sample(buckets, samples);
+        }
+    }
+}
+
+/// A [`Histogram`] in words of the size that aya reads as they are.
+const HISTOGRAM_WORDS: usize = size_of::<Histogram>() / 8;
+const _: () = assert!(size_of::<HistogramKey>() == 8 && size_of::<Histogram>().is_multiple_of(8));
+
+/// Adds the counts of one CPU: 32-bit words, two in each 64-bit one, before the padding and the sum.
+fn add_buckets(buckets: &mut [u64; BUCKETS], words: &[u64; HISTOGRAM_WORDS]) {
+    let counts = words.iter().flat_map(|word| {
+        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+        [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+    });
+    buckets.iter_mut().zip(counts).for_each(|(sum, count)| *sum += u64::from(count));
+}
+
+impl BlockIo {
+    /// The device's name, such as `sda` or `nvme0n1p2`; its numbers where sysfs does not know it.
+    fn device(&self, number: u32) -> String {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = devices.get(&number) {
+            return name.clone();
+        }
+        let numbers = format!("{}:{}", number >> 20, number & 0xf_ffff);
+        let Ok(link) = std::fs::read_link(self.host.sysfs(format!("dev/block/{numbers}"))) else { return numbers };
+        let name = link.file_name().map_or(numbers, |name| name.to_string_lossy().into_owned());
+        devices.insert(number, name.clone());
+        name
+    }
+
+    fn unseen(&self, device: u32, operation: u32) -> Seen {
+        let operation = usize::try_from(operation).ok().and_then(|index| OPERATIONS.get(index)).copied().unwrap_or("other");
+        let labels = Labels::new().with("device", self.device(device)).with("operation", operation);
+        let series = [&REQUESTS, &LATENCY_P50, &LATENCY_P99].map(|metric| SeriesKey::new(metric, labels.clone()));
+        Seen { buckets: [0; BUCKETS], series }
+    }
+}
+
+impl Seen {
+    /// Gives the total, and the quantiles of what came since the last sample.
+    #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
+    fn sample(&mut self, buckets: [u64; BUCKETS], samples: &mut Vec<Sample>) {
+        let mut fresh = [0; BUCKETS];
+        for ((fresh, now), before) in fresh.iter_mut().zip(buckets).zip(self.buckets) {
+            // The kernel's counts are 32-bit words and wrap; the interval is short enough for one wrap at most by CPU.
+            *fresh = now.wrapping_sub(before) & u64::from(u32::MAX);
+        }
+        self.buckets = buckets;
+        let [requests, p50, p99] = &self.series;
+        samples.push(Sample { series: requests.clone(), value: buckets.iter().sum::<u64>() as f64 });
+        for (series, quantile) in [(p50, 0.5), (p99, 0.99)] {
+            if let Some(seconds) = upper_bound(&fresh, quantile) {
+                samples.push(Sample { series: series.clone(), value: seconds });
+            }
+        }
+    }
+}
+
+/// The upper end, in seconds, of the bucket that holds the quantile; `None` of an empty histogram.
+#[expect(clippy::cast_precision_loss, reason = "counts of an interval are far below 2^53")]
+fn upper_bound(buckets: &[u64; BUCKETS], quantile: f64) -> Option<f64> {
+    let total: u64 = buckets.iter().sum();
+    let mut upper_us = 1_u64;
+    let mut below = 0;
+    for count in buckets {
+        below += count;
+        upper_us *= 2;
+        if total > 0 && below as f64 >= quantile * total as f64 {
+            return Some(upper_us as f64 / 1e6);
+        }
+    }
+    None
+}
+
+/// The name of an error: a negative errno, or since 5.16 a `blk_status_t` (include/linux/blk_types.h, block/blk-core.c).
+fn error_name(error: i32) -> String {
+    let name = match error {
+        -5 | 10 => "EIO",
+        -11 | 12 => "EAGAIN",
+        -12 | 9 => "ENOMEM",
+        -28 | 3 => "ENOSPC",
+        -52 | 6 => "EBADE",
+        -61 | 7 => "ENODATA",
+        -62 => "ETIME",
+        -67 | 4 => "ENOLINK",
+        -84 | 8 => "EILSEQ",
+        -95 | 1 => "EOPNOTSUPP",
+        -110 | 2 => "ETIMEDOUT",
+        -121 | 5 => "EREMOTEIO",
+        negative if negative < 0 => return format!("errno {}", negative.unsigned_abs()),
+        status => return format!("block status {status}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_the_upper_ends_of_their_buckets() {
+        let mut buckets = [0; BUCKETS];
+        assert_eq!(upper_bound(&buckets, 0.5), None);
+        buckets[3] = 98;
+        buckets[10] = 2;
+        assert_eq!(upper_bound(&buckets, 0.5), Some(16e-6));
+        assert_eq!(upper_bound(&buckets, 0.99), Some(2048e-6));
+    }
+
+    #[test]
+    fn the_words_of_a_map_value_are_the_buckets() {
+        let histogram = Histogram { buckets: std::array::from_fn(|index| u32::try_from(index).unwrap()), pad: 7, sum_ns: 9 };
+        // SAFETY: both are plain integers without padding, and of the same size.
+        let words: [u64; HISTOGRAM_WORDS] = unsafe { std::mem::transmute(histogram) };
+        let mut buckets = [1; BUCKETS];
+        add_buckets(&mut buckets, &words);
+        assert_eq!(buckets, std::array::from_fn(|index| index as u64 + 1));
+    }
+
+    #[test]
+    fn only_what_is_new_counts_and_a_wrapped_counter_gives_no_absurd_value() {
+        let probe = BlockIo {
+            host: Host::new(config::HostRoots::default()),
+            slow_ms: 100.0,
+            devices: Mutex::default(),
+            histograms: Mutex::default(),
+        };
+        let mut seen = probe.unseen(u32::MAX, 0);
+        seen.buckets[2] = u64::from(u32::MAX);
+        let mut buckets = [0; BUCKETS];
+        buckets[5] = 3;
+        let mut samples = Vec::new();
+        seen.sample(buckets, &mut samples);
+        assert_eq!(samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [3.0, 64e-6, 64e-6]);
+    }
+
+    #[test]
+    fn errors_have_their_names_in_both_forms() {
+        assert_eq!(error_name(-5), error_name(10));
+        assert_eq!(error_name(-22), "errno 22");
+    }
+}

@@ -1,0 +1,161 @@
+//! Probe `fd`: a process was refused a file descriptor.
+//!
+//! The refusal leaves no trace in the kernel log, so without this probe only polling finds the processes near their limit.
+//! What the process has open, by kind and place, is read from procfs at that moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_common::Record as _;
+use agent_common::fd::{FdRecord, Fields};
+use serde_json::json;
+
+use super::tracefs::{Format, events_dir};
+use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
+use crate::config;
+use crate::host::{Descriptors, Host};
+use crate::model::{Evidence, KernelEvent, Labels};
+
+/// System calls that give a descriptor.
+const SYSCALLS: &[&str] = &[
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "socket",
+    "socketpair",
+    "accept",
+    "accept4",
+    "dup",
+    "dup2",
+    "dup3",
+    "fcntl",
+    "pipe",
+    "pipe2",
+    "eventfd",
+    "eventfd2",
+    "epoll_create",
+    "epoll_create1",
+    "inotify_init",
+    "inotify_init1",
+    "signalfd",
+    "signalfd4",
+    "timerfd_create",
+    "memfd_create",
+    "pidfd_open",
+    "io_uring_setup",
+    "perf_event_open",
+];
+
+/// `EMFILE` on every architecture with the generic numbers.
+const EMFILE: u32 = 24;
+
+/// `syscalls/sys_exit_*` of the calls in [`SYSCALLS`] that this kernel has, with offsets from their `format` files.
+pub fn syscall_exits(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let category = events_dir(&kernel.host)?.join("syscalls");
+    let mut layout = None;
+    let mut hooks = Vec::new();
+    for syscall in SYSCALLS {
+        let name = format!("sys_exit_{syscall}");
+        if !category.join(&name).exists() {
+            continue;
+        }
+        let format = Format::read(&kernel.host, "syscalls", &name)?;
+        let tracepoint = format!("syscalls/{name}");
+        let fields = Fields { syscall_nr: format.offset("__syscall_nr", 4), ret: format.required(&tracepoint, "ret", 8)? };
+        // They share one layout on every kernel known; one that differs is left out.
+        if *layout.get_or_insert(fields) == fields {
+            hooks.push(Hook::Tracepoint { program: "sys_exit", category: "syscalls", name });
+        }
+    }
+    match layout {
+        Some(fields) => Ok(Rung::new("tracepoints syscalls/sys_exit_{open,socket,accept,dup,pipe,…}", &fields, hooks)),
+        None => Err(Unavailable::new(
+            "this kernel has no tracepoints on system calls",
+            "a kernel built with CONFIG_FTRACE_SYSCALLS has them",
+        )),
+    }
+}
+
+/// Makes the user half.
+pub fn build(host: &Host, _: &config::Ebpf) -> Arc<dyn Probe> {
+    Arc::new(Fd { host: host.clone() })
+}
+
+struct Fd {
+    host: Host,
+}
+
+impl Probe for Fd {
+    fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
+        let record = FdRecord::from_bytes(record)?;
+        let mut evidence = Evidence::new();
+        evidence.insert("source".into(), "tracepoint syscalls/sys_exit_*".into());
+        evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
+        evidence.insert("errno".into(), if record.errno == EMFILE { "EMFILE" } else { "ENFILE" }.into());
+        evidence.insert("refused".into(), record.count.into());
+        evidence.insert("allocated".into(), record.allocated.into());
+        evidence.insert("syscall".into(), record.syscall.into());
+        let labels = Labels::new().with("pid", record.pid.to_string()).with("comm", comm(&record.comm));
+        let metric = "kernel_fd_exhausted";
+        let count = u64::from(record.count);
+        Some(KernelEvent { metric, labels, value: 0.0, threshold: None, count, message: String::new(), evidence })
+    }
+
+    fn enrich(&self, record: &[u8], facts: &Facts) {
+        let Some(record) = FdRecord::from_bytes(record) else { return };
+        let process = self.host.process(record.pid);
+        #[expect(clippy::cast_precision_loss, reason = "numbers of descriptors are far below 2^53")]
+        if record.errno == EMFILE {
+            let limit = process.descriptor_limit();
+            facts.evidence("limit", limit);
+            if let Some(limit) = limit {
+                facts.threshold(limit as f64);
+            }
+            if let Some(open) = process.descriptors() {
+                facts.value(open.kinds.values().sum::<u64>() as f64);
+                self.tell_kinds(&open, record.pid, facts);
+            }
+        } else if let Some((used, max)) = system_descriptors(&self.host) {
+            facts.evidence("limit", Some(max));
+            facts.threshold(max as f64);
+            facts.value(used as f64);
+        }
+        facts.evidence("cgroup", process.cgroup("memory"));
+        facts.evidence("uid", process.uid());
+        facts.evidence("command_line", process.command_line());
+    }
+
+    fn describe(&self, event: &KernelEvent) -> String {
+        let label = |name| event.labels.get(name).unwrap_or("?");
+        let text = |name| event.evidence.get(name).and_then(|value| value.as_str());
+        let scope = if text("errno") == Some("EMFILE") { "its limit" } else { "the system's limit" };
+        let limit = event.threshold.map_or(String::new(), |limit| format!(" of {limit}"));
+        let kind = text("commonest").map_or(String::new(), |kind| format!(", mostly {kind}"));
+        format!("{} (pid {}) was refused a file descriptor: {scope}{limit} is reached{kind}", label("comm"), label("pid"))
+    }
+}
+
+impl Fd {
+    fn tell_kinds(&self, open: &Descriptors, pid: u32, facts: &Facts) {
+        facts.evidence("kinds", Some(json!(open.kinds)));
+        let Some((kind, count)) = open.commonest_kind() else { return };
+        facts.evidence("commonest", Some(format!("{kind} ({count})")));
+        facts.evidence("commonest_kind", Some(kind));
+        if let Some((directory, count)) = open.commonest_directory() {
+            facts.evidence("commonest_directory", Some(format!("{directory} ({count})")));
+        }
+        let peers = self.host.tcp_peers(pid, &open.sockets);
+        let mut by_peer = BTreeMap::<String, u64>::new();
+        peers.into_iter().for_each(|peer| *by_peer.entry(peer.to_string()).or_default() += 1);
+        let commonest = by_peer.into_iter().max_by_key(|(_, count)| *count);
+        facts.evidence("commonest_peer", commonest.map(|(peer, count)| format!("{peer} ({count})")));
+    }
+}
+
+/// Open file handles of the system and their limit: `file-nr` (Documentation/admin-guide/sysctl/fs.rst).
+fn system_descriptors(host: &Host) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(host.procfs("sys/fs/file-nr")).ok()?;
+    let mut fields = text.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+}

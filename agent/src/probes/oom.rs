@@ -1,0 +1,220 @@
+//! Probe `oom`: the OOM killer chose a victim.
+//!
+//! The tracepoint tells who was chosen and how much memory it held. From the kernel log, which the OOM killer writes to just
+//! before and just after, comes why (the host or a cgroup was out of memory) and whether the kill was sent; from procfs and
+//! the cgroup file system the rest. The tracepoint also fires for a victim that was exiting already, so the kill is stated
+//! only where the log says it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent_common::Record as _;
+use agent_common::oom::{Fields, OomRecord};
+
+use super::tracefs::Format;
+use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
+use crate::config;
+use crate::host::{Host, Kmsg, KmsgRead};
+use crate::model::{Evidence, KernelEvent, Labels};
+
+/// How long the log's lines may take after the tracepoint: printk itself is slow on a serial console.
+const LOG_PATIENCE: Duration = Duration::from_millis(20);
+
+/// `oom/mark_victim`, with offsets from its `format` file.
+pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let format = Format::read(&kernel.host, "oom", "mark_victim")?;
+    let fields = Fields {
+        pid: format.required("oom/mark_victim", "pid", 4)?,
+        comm: format.text("comm").0,
+        total_vm: format.offset("total_vm", 8),
+        anon_rss: format.offset("anon_rss", 8),
+        file_rss: format.offset("file_rss", 8),
+        shmem_rss: format.offset("shmem_rss", 8),
+        uid: format.offset("uid", 4),
+        pgtables: format.offset("pgtables", 8),
+        oom_score_adj: format.offset("oom_score_adj", 2),
+    };
+    let hook = Hook::Tracepoint { program: "mark_victim", category: "oom", name: "mark_victim".into() };
+    Ok(Rung::new("tracepoint oom/mark_victim", &fields, vec![hook]))
+}
+
+/// Makes the user half.
+pub fn build(host: &Host, _: &config::Ebpf) -> Arc<dyn Probe> {
+    // Without the log the alert still goes out, with less in it.
+    Arc::new(Oom { host: host.clone(), log: Kmsg::open_at_end(host).ok().map(Mutex::new) })
+}
+
+struct Oom {
+    host: Host,
+    log: Option<Mutex<Kmsg>>,
+}
+
+/// What the kernel log says of one kill.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Report {
+    constraint: Option<&'static str>,
+    limiting_cgroup: Option<String>,
+    victim_cgroup: Option<String>,
+    killed: bool,
+}
+
+impl Probe for Oom {
+    fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
+        let record = OomRecord::from_bytes(record)?;
+        let mut evidence = Evidence::new();
+        let mut size = |name: &str, value: u64| {
+            if value != OomRecord::UNKNOWN {
+                evidence.insert(name.into(), value.into());
+            }
+        };
+        size("total_vm_kb", record.total_vm_kb);
+        size("anon_rss_kb", record.anon_rss_kb);
+        size("file_rss_kb", record.file_rss_kb);
+        size("shmem_rss_kb", record.shmem_rss_kb);
+        size(
+            "page_tables_bytes",
+            record.pgtables_kb.saturating_mul(if record.pgtables_kb == OomRecord::UNKNOWN { 1 } else { 1024 }),
+        );
+        if record.victim_uid != u32::MAX {
+            evidence.insert("uid".into(), record.victim_uid.into());
+        }
+        if record.oom_score_adj != i16::MIN {
+            evidence.insert("oom_score_adj".into(), record.oom_score_adj.into());
+        }
+        evidence.insert("source".into(), "tracepoint oom/mark_victim".into());
+        evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
+        evidence.insert("trigger_comm".into(), comm(&record.trigger_comm).into());
+        evidence.insert("trigger_pid".into(), record.trigger_pid.into());
+        let mut labels = Labels::new().with("pid", record.victim_pid.to_string());
+        let victim = comm(&record.victim_comm);
+        if !victim.is_empty() {
+            labels.set("comm", victim);
+        }
+        let metric = "kernel_oom_kill";
+        Some(KernelEvent { metric, labels, value: 1.0, threshold: None, count: 1, message: String::new(), evidence })
+    }
+
+    fn enrich(&self, record: &[u8], facts: &Facts) {
+        let Some(record) = OomRecord::from_bytes(record) else { return };
+        let victim = self.host.process(record.victim_pid);
+        // The victim is on its way out: first what goes first.
+        let cgroup = victim.cgroup("memory");
+        if let Some(leader) = victim.leader().filter(|leader| *leader != record.victim_pid) {
+            facts.label("pid", leader.to_string());
+            facts.evidence("thread", Some(record.victim_pid));
+        }
+        if record.victim_comm[0] == 0
+            && let Some(comm) = victim.comm()
+        {
+            facts.label("comm", comm);
+        }
+        facts.evidence("parent_pid", victim.parent());
+        let trigger = self.host.process(record.trigger_pid);
+        facts.evidence("trigger_cgroup", trigger.cgroup("memory"));
+        let report = self.report(record.victim_pid);
+        if let Some(path) = cgroup.or(report.victim_cgroup) {
+            facts.label("cgroup", path);
+        }
+        facts.evidence("constraint", report.constraint);
+        facts.evidence("killed", report.killed.then_some(true));
+        if let Some(limiting) = report.limiting_cgroup {
+            facts.evidence("limit_bytes", memory_limit(&self.host, &limiting));
+            facts.evidence("limit_cgroup", Some(limiting));
+        }
+        // Last, because this one may wait for the victim's memory to be torn down.
+        facts.evidence("command_line", victim.command_line());
+    }
+
+    fn describe(&self, event: &KernelEvent) -> String {
+        let label = |name| event.labels.get(name).unwrap_or("?");
+        let number = |name| event.evidence.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let resident = (number("anon_rss_kb") + number("file_rss_kb") + number("shmem_rss_kb")) / 1024;
+        let verb = if event.evidence.contains_key("killed") { "killed" } else { "chose" };
+        let place = match event.evidence.get("constraint").and_then(|value| value.as_str()) {
+            Some("memcg") => format!("cgroup {} reached its limit", event.evidence["limit_cgroup"].as_str().unwrap_or("?")),
+            Some("none") => "the host was out of memory".to_owned(),
+            Some(other) => format!("memory was short under constraint {other}"),
+            None => format!("in cgroup {}", label("cgroup")),
+        };
+        format!("OOM killer {verb} {} (pid {}), {resident} MiB resident: {place}", label("comm"), label("pid"))
+    }
+}
+
+impl Oom {
+    /// Reads the log up to the line about the kill of `pid`, or as far as it gets while patience lasts.
+    fn report(&self, pid: u32) -> Report {
+        let mut report = Report::default();
+        let Some(log) = &self.log else { return report };
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let give_up = Instant::now() + LOG_PATIENCE;
+        while !report.killed && Instant::now() < give_up {
+            match log.read() {
+                Ok(KmsgRead::Record(record)) if record.facility == 0 => report.add(&record.text, pid),
+                Ok(KmsgRead::Empty) => std::thread::sleep(Duration::from_micros(200)),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        report
+    }
+}
+
+impl Report {
+    /// Takes what one line of the log says of the kill of `pid` (`dump_oom_victim` and `__oom_kill_process`, mm/oom_kill.c).
+    fn add(&mut self, line: &str, pid: u32) {
+        if let Some(rest) = line.strip_prefix("oom-kill:constraint=") {
+            let field = |name: &str| rest.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            if field("pid").and_then(|text| text.parse().ok()) != Some(pid) {
+                return;
+            }
+            self.constraint = Some(match rest.split(',').next() {
+                Some("CONSTRAINT_MEMCG") => "memcg",
+                Some("CONSTRAINT_CPUSET") => "cpuset",
+                Some("CONSTRAINT_MEMORY_POLICY") => "memory_policy",
+                _ => "none",
+            });
+            self.limiting_cgroup = field("oom_memcg").map(str::to_owned);
+            self.victim_cgroup = field("task_memcg").map(str::to_owned);
+        } else if let Some((_, rest)) = line.split_once("Killed process ") {
+            self.killed |= rest.split(|c: char| !c.is_ascii_digit()).next() == Some(pid.to_string().as_str());
+        }
+    }
+}
+
+/// The limit of a memory cgroup in bytes, version 2 (`memory.max`) or 1 (`memory.limit_in_bytes`).
+fn memory_limit(host: &Host, cgroup: &str) -> Option<u64> {
+    let relative = Path::new(cgroup).strip_prefix("/").ok()?;
+    let root = host.sysfs("fs/cgroup");
+    let files = [root.join(relative).join("memory.max"), root.join("memory").join(relative).join("memory.limit_in_bytes")];
+    files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_constraint_cgroups_and_kill() {
+        let mut report = Report::default();
+        report.add("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/app,task_memcg=/app/db,task=tail,pid=77,uid=0", 77);
+        assert!(!report.killed);
+        report.add("Memory cgroup out of memory: Killed process 77 (tail) total-vm:1kB, anon-rss:1kB", 77);
+        let expected = Report {
+            constraint: Some("memcg"),
+            limiting_cgroup: Some("/app".into()),
+            victim_cgroup: Some("/app/db".into()),
+            killed: true,
+        };
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn lines_about_another_process_say_nothing() {
+        let mut report = Report::default();
+        report.add("oom-kill:constraint=CONSTRAINT_NONE,task=a,pid=778,uid=0", 77);
+        report.add("Out of memory: Killed process 778 (a) total-vm:1kB", 77);
+        report.add("Out of memory: Killed process ", 77);
+        assert_eq!(report, Report::default());
+    }
+}

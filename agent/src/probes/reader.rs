@@ -1,0 +1,205 @@
+//! Reads what the kernel halves send: one thread for all probes, which waits in poll(2).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_common::Count;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::{Attached, Facts, Probe};
+use crate::config;
+use crate::host::{Host, Isolate};
+use crate::model::{KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
+
+/// Events of one probe that are enriched in a second; further ones go on as they came.
+const ENRICHED_BY_SECOND: u32 = 100;
+/// Records of one probe that are taken before the others have their turn.
+const TURN: usize = 256;
+
+/// Metrics that every attached probe has.
+pub const METRICS: &[Metric] = &[RECEIVED, LOST, LIMITED, UNTRACKED, MALFORMED, MAP_BYTES];
+
+const RECEIVED: Metric =
+    Metric::counter("agent_probe_events_received_total", Unit::Count, "Records that arrived from the kernel half of a probe");
+const LOST: Metric = Metric::counter(
+    "agent_probe_events_lost_total",
+    Unit::Count,
+    "Records for which the transport from the kernel had no room, counted in the kernel",
+);
+const LIMITED: Metric = Metric::counter(
+    "agent_probe_events_limited_total",
+    Unit::Count,
+    "Events that the kernel half folded into others by its rate limit",
+);
+const UNTRACKED: Metric = Metric::counter(
+    "agent_probe_events_untracked_total",
+    Unit::Count,
+    "Events that the kernel half could not follow because a map of it was full",
+);
+const MALFORMED: Metric =
+    Metric::counter("agent_probe_records_malformed_total", Unit::Count, "Records that were not in the form of the probe");
+const MAP_BYTES: Metric = Metric::gauge(
+    "agent_bpf_map_memory_bytes",
+    Unit::Bytes,
+    "Memory of a probe's BPF maps as the kernel accounts it (memlock in /proc/self/fdinfo)",
+);
+
+/// What the reader hands on.
+pub enum Seen {
+    /// Something happened.
+    Event(KernelEvent),
+    /// What the probes counted.
+    Samples(Vec<Sample>),
+}
+
+/// Ends a reader from another thread.
+#[derive(Clone)]
+pub struct Stop(Arc<OwnedFd>);
+
+impl Stop {
+    /// Something to end a reader with.
+    ///
+    /// # Errors
+    /// The system is out of file descriptors.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Ends the reader.
+    pub fn stop(&self) {
+        // The only failure is a counter that is full, and then the reader has been told.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// All attached probes.
+pub struct ProbeReader {
+    probes: Vec<Reading>,
+    isolate: Isolate,
+    interval: Duration,
+}
+
+struct Reading {
+    attached: Attached,
+    probe: Arc<dyn Probe>,
+    received: u64,
+    malformed: u64,
+    enriched: (Instant, u32),
+    series: [SeriesKey; 6],
+}
+
+impl ProbeReader {
+    /// A reader of `attached`, which samples their counters every `interval`.
+    pub fn new(attached: Vec<Attached>, host: &Host, settings: &config::Ebpf, interval: Duration) -> Self {
+        let probes = attached.into_iter().map(|attached| {
+            let series = |metric| SeriesKey::new(metric, Labels::new().with("probe", attached.row.name));
+            Reading {
+                probe: (attached.row.build)(host, settings),
+                received: 0,
+                malformed: 0,
+                enriched: (Instant::now(), 0),
+                series: [&RECEIVED, &LOST, &LIMITED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
+                attached,
+            }
+        });
+        Self { probes: probes.collect(), isolate: host.isolate().clone(), interval }
+    }
+
+    /// Reads until it is told to stop, or `emit` says `false` because nobody listens any more.
+    ///
+    /// # Errors
+    /// poll(2) failed.
+    pub fn run(&mut self, stop: &Stop, emit: &mut dyn FnMut(Seen) -> bool) -> std::io::Result<()> {
+        let mut next_sample = Instant::now();
+        loop {
+            if Instant::now() >= next_sample {
+                next_sample = Instant::now() + self.interval;
+                if !emit(Seen::Samples(self.sample())) {
+                    return Ok(());
+                }
+            }
+            if self.wait(stop, next_sample.saturating_duration_since(Instant::now()))? {
+                return Ok(());
+            }
+            // A probe with more than a turn's worth of records is ready again at once: its descriptor stays readable.
+            for reading in &mut self.probes {
+                if !reading.turn(&self.isolate, emit) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for records; says whether it was told to stop.
+    fn wait(&self, stop: &Stop, timeout: Duration) -> std::io::Result<bool> {
+        let mut fds = vec![PollFd::from_borrowed_fd(stop.0.as_fd(), PollFlags::IN)];
+        for Reading { attached, .. } in &self.probes {
+            fds.push(PollFd::from_borrowed_fd(attached.ring.as_fd(), PollFlags::IN));
+            fds.extend(attached.log.as_ref().map(|log| PollFd::from_borrowed_fd(log.as_fd(), PollFlags::IN)));
+        }
+        let timeout = rustix::event::Timespec::try_from(timeout).map_err(std::io::Error::other)?;
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sample(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for reading in &self.probes {
+            let Reading { attached, probe, received, malformed, series, .. } = reading;
+            let counts = [Count::Lost, Count::Limited, Count::Untracked].map(|which| attached.count(which));
+            let [lost, limited, untracked] = counts;
+            let values = [*received, lost, limited, untracked, *malformed, attached.map_bytes];
+            #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
+            samples
+                .extend(series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value: value as f64 }));
+            probe.sample(&attached.ebpf, &mut samples);
+        }
+        samples
+    }
+}
+
+impl Reading {
+    /// Takes what has arrived, up to a turn's worth.
+    fn turn(&mut self, isolate: &Isolate, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+        if let Some(log) = &mut self.attached.log {
+            log.flush();
+        }
+        for _ in 0..TURN {
+            let Some(record) = self.attached.ring.next() else { return true };
+            self.received += 1;
+            let Some(mut event) = self.probe.decode(&record) else {
+                self.malformed += 1;
+                continue;
+            };
+            if self.enriched.0.elapsed() >= Duration::from_secs(1) {
+                self.enriched = (Instant::now(), 0);
+            }
+            if self.enriched.1 < ENRICHED_BY_SECOND {
+                self.enriched.1 += 1;
+                let record = record.to_vec();
+                enrich(&self.probe, record, &mut event, isolate, self.attached.row);
+            } else {
+                event.evidence.insert("enrichment".into(), format!("left out: over {ENRICHED_BY_SECOND} events a second").into());
+            }
+            event.message = self.probe.describe(&event);
+            if !emit(Seen::Event(event)) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Lets the probe find out more about the event where it may wait, until its deadline.
+fn enrich(probe: &Arc<dyn Probe>, record: Vec<u8>, event: &mut KernelEvent, isolate: &Isolate, row: &super::Row) {
+    let facts = Facts::default();
+    let subject = format!("{} {}", row.name, event.labels);
+    let (worker, found) = (Arc::clone(probe), facts.clone());
+    if let Err(stuck) = isolate.call(&subject, row.deadline, move || worker.enrich(&record, &found)) {
+        event.evidence.insert("enrichment".into(), stuck.to_string().into());
+    }
+    facts.apply(event);
+}
