@@ -221,6 +221,34 @@ pub struct Webhook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyslogFacility(pub u8);
 
+impl SyslogFacility {
+    /// System services.
+    pub const DAEMON: Self = Self(3);
+
+    /// Names as in syslog(3). Without `kern`, under which programs can't log.
+    pub const NAMES: [(&str, Self); 19] = [
+        ("user", Self(1)),
+        ("mail", Self(2)),
+        ("daemon", Self::DAEMON),
+        ("auth", Self(4)),
+        ("syslog", Self(5)),
+        ("lpr", Self(6)),
+        ("news", Self(7)),
+        ("uucp", Self(8)),
+        ("cron", Self(9)),
+        ("authpriv", Self(10)),
+        ("ftp", Self(11)),
+        ("local0", Self(16)),
+        ("local1", Self(17)),
+        ("local2", Self(18)),
+        ("local3", Self(19)),
+        ("local4", Self(20)),
+        ("local5", Self(21)),
+        ("local6", Self(22)),
+        ("local7", Self(23)),
+    ];
+}
+
 /// `[alerting.syslog]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Syslog {

@@ -1,10 +1,19 @@
 //! The typed configuration: what every key means, with its default.
 //!
-//! Parsed once by [`load`]; the rest of the program sees durations, sizes, enums and [`Secret`]s, never strings to be
-//! interpreted. There are no globals.
+//! Parsed once by [`load()`]; the rest of the program sees durations, sizes, enums and [`Secret`]s, never strings to be
+//! interpreted. There are no globals. The types and their defaults stand here and in `alerting`; what each key may be in
+//! `sections` and `channels`; how a document is walked and its faults are gathered in `reader`.
 
 mod alerting;
+mod channels;
+mod keys;
+mod load;
+mod problem;
+mod reader;
 mod secret;
+mod sections;
+mod text;
+mod value;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +22,9 @@ pub use alerting::{
     Alerting, Discord, Email, Escalation, Grouping, ParseMode, Slack, Syslog, SyslogFacility, Telegram, Templates, Webhook,
     WebhookMethod,
 };
+pub use load::{known_keys, load, parse, parse_bytes};
+pub use problem::{Problem, Problems};
+pub use reader::Key;
 pub use secret::Secret;
 
 use crate::model::Severity;

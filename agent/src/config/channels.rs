@@ -1,0 +1,166 @@
+//! The keys of `[alerting]` and its channels: type, range and default of each.
+//!
+//! The default of each `min_severity` follows the table of what goes where: webhook and syslog get everything, chats what
+//! somebody should look at, mail what can't wait.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::reader::Section;
+use super::sections::DAY;
+use super::value::Form;
+use super::{
+    Alerting, Discord, Email, Escalation, Grouping, ParseMode, Secret, Slack, Syslog, SyslogFacility, Telegram, Templates,
+    Webhook, WebhookMethod, text,
+};
+use crate::model::Severity;
+
+/// Channels that can have a template of their own.
+const CHANNELS: [&str; 6] = ["discord", "slack", "telegram", "email", "webhook", "syslog"];
+
+const PARSE_MODES: [(&str, ParseMode); 2] = [("HTML", ParseMode::Html), ("MarkdownV2", ParseMode::MarkdownV2)];
+
+const METHODS: [(&str, WebhookMethod); 3] =
+    [("POST", WebhookMethod::Post), ("PUT", WebhookMethod::Put), ("PATCH", WebhookMethod::Patch)];
+
+/// Name under which messages appear where a channel has one.
+const SENDER: &str = "sysops-agent";
+
+pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
+    let default = Alerting::default();
+    Alerting {
+        min_interval: s.secs("min_interval_secs", 1..=DAY, default.min_interval),
+        dedup_window: s.secs("dedup_window_secs", 1..=DAY, default.dedup_window),
+        emergency_bypass_rate_limit: s.boolean("emergency_bypass_rate_limit", default.emergency_bypass_rate_limit),
+        max_alerts_per_minute: s.integer("max_alerts_per_minute", 1..=10_000, default.max_alerts_per_minute),
+        max_alerts_per_hour: s.integer("max_alerts_per_hour", 1..=100_000, default.max_alerts_per_hour),
+        max_alerts_per_hour_overall: s.integer("max_alerts_per_hour_overall", 1..=100_000, default.max_alerts_per_hour_overall),
+        grouping: s.section("grouping", grouping),
+        escalation: s.section("escalation", escalation),
+        recovery_enabled: s.section("recovery", |s| s.boolean("enabled", default.recovery_enabled)),
+        templates: s.section("templates", templates),
+        discord: s.channel("discord", discord),
+        slack: s.channel("slack", slack),
+        telegram: s.channel("telegram", telegram),
+        email: s.channel("email", email),
+        webhook: s.channel("webhook", webhook),
+        syslog: s.channel("syslog", syslog),
+    }
+}
+
+fn grouping(s: &mut Section<'_>) -> Grouping {
+    let default = Grouping::default();
+    Grouping { enabled: s.boolean("enabled", default.enabled), window: s.secs("window_secs", 1..=3600, default.window) }
+}
+
+fn escalation(s: &mut Section<'_>) -> Escalation {
+    let default = Escalation::default();
+    let to_emergency = default.critical_to_emergency_after;
+    Escalation {
+        enabled: s.boolean("enabled", default.enabled),
+        warn_to_critical_after: s.integer("warn_to_critical_after", 1..=1000, default.warn_to_critical_after),
+        critical_to_emergency_after: s.minutes("critical_to_emergency_after_mins", 1..=10_080, to_emergency),
+    }
+}
+
+fn templates(s: &mut Section<'_>) -> Templates {
+    let mut template = |key| s.optional(key, "a message template", text::template);
+    Templates {
+        default: template("default"),
+        by_channel: CHANNELS.into_iter().filter_map(|channel| Some((channel.to_owned(), template(channel)?))).collect(),
+    }
+}
+
+// What a channel requires is unwrapped in its last fields, when all keys are read: one that is never asked for would be
+// called unknown.
+
+fn discord(s: &mut Section<'_>) -> Option<Discord> {
+    let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
+    Some(Discord {
+        username: s.string("username", "a name", text::line, SENDER.into()),
+        mention_roles: s.ids("mention_roles", "the digits of a role's id", text::number_id),
+        embed_color_warn: s.colour("embed_color_warn", 0xff_a500),
+        embed_color_critical: s.colour("embed_color_critical", 0xff_0000),
+        embed_color_emergency: s.colour("embed_color_emergency", 0x8b_0000),
+        min_severity: s.severity("min_severity", Severity::Warn),
+        webhook_url: webhook_url?,
+    })
+}
+
+fn slack(s: &mut Section<'_>) -> Option<Slack> {
+    let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
+    Some(Slack {
+        channel: s.optional("channel", "a channel such as \"#ops\"", text::word),
+        mention_users: s.ids("mention_users", "a member id such as \"U012AB3CD\"", text::letter_id),
+        min_severity: s.severity("min_severity", Severity::Warn),
+        webhook_url: webhook_url?,
+    })
+}
+
+fn telegram(s: &mut Section<'_>) -> Option<Telegram> {
+    let bot_token = s.required_secret("bot_token", "the token as BotFather gave it", text::bot_token);
+    let chat_id = s.required_id("chat_id", "a chat's number, or the \"@name\" of a channel", text::chat_id);
+    Some(Telegram {
+        parse_mode: s.choice("parse_mode", &PARSE_MODES, ParseMode::Html),
+        disable_notification: s.boolean("disable_notification", false),
+        min_severity: s.severity("min_severity", Severity::Warn),
+        bot_token: bot_token?,
+        chat_id: chat_id?,
+    })
+}
+
+fn email(s: &mut Section<'_>) -> Option<Email> {
+    let smtp_host = s.required_string("smtp_host", "the mail server's name or address", text::host);
+    let from = s.required_string("from", text::MAILBOX, text::mailbox);
+    let to = s.required_strings("to", text::MAILBOX, text::mailbox);
+    for (key, other) in [("username", "password"), ("password", "username")] {
+        if s.has(other) && !s.has(key) {
+            let both = Form::new("a string", format!("both, or leave {other} out too"));
+            s.lacks(key, &format!("is missing, but there is a {other}"), &both);
+        }
+    }
+    Some(Email {
+        smtp_port: s.integer("smtp_port", 1..=65_535, 587),
+        smtp_tls: s.boolean("smtp_tls", true),
+        username: s.optional("username", "the login name", text::line),
+        password: s.optional_secret("password", "the login's password", text::line),
+        subject_prefix: s.string("subject_prefix", "one line of text", text::line_or_empty, format!("[{SENDER}]")),
+        min_severity: s.severity("min_severity", Severity::Critical),
+        smtp_host: smtp_host?,
+        from: from?,
+        to: to?,
+    })
+}
+
+fn webhook(s: &mut Section<'_>) -> Option<Webhook> {
+    let url = s.required_secret("url", text::WEB_ADDRESS, text::web_address);
+    Some(Webhook {
+        method: s.choice("method", &METHODS, WebhookMethod::Post),
+        headers: headers(s),
+        timeout: s.secs("timeout_secs", 1..=300, Duration::from_secs(10)),
+        retry_count: s.integer("retry_count", 0..=100, 3),
+        retry_delay: s.secs("retry_delay_secs", 1..=3600, Duration::from_secs(5)),
+        min_severity: s.severity("min_severity", Severity::Info),
+        url: url?,
+    })
+}
+
+fn headers(s: &mut Section<'_>) -> BTreeMap<String, Secret> {
+    let form = Form::secret("a table of strings", "names and values of headers, as in { X-Team = \"ops\" }");
+    let header = Form::secret("a string", "the header's value in visible ASCII characters and blanks");
+    s.entries("headers", &form, &header, |name, value| {
+        if !text::is_header_name(name) {
+            return Err(format!("the name of a header is not valid; write {}", form.right));
+        }
+        value.text_as(text::header_value).map(Secret::new)
+    })
+}
+
+fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
+    Some(Syslog {
+        facility: s.choice("facility", &SyslogFacility::NAMES, SyslogFacility::DAEMON),
+        tag: s.string("tag", "1 to 48 visible ASCII characters without \":\" and \"[\"", text::syslog_tag, SENDER.into()),
+        socket: s.path("socket", "/dev/log".into()),
+        min_severity: s.severity("min_severity", Severity::Info),
+    })
+}

@@ -1,0 +1,279 @@
+//! What the strings of a configuration must be like.
+//!
+//! Each check gives what the string means, or how a sentence that begins with the string goes on. As the string may be a
+//! secret or come from the environment, no error may quote it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use regex::RegexBuilder;
+use url::Url;
+
+use super::Pattern;
+
+/// Most memory that one compiled pattern may take, in bytes.
+const MAX_PATTERN: usize = 2 << 20;
+
+/// What [`pattern`] takes.
+pub(super) const PATTERN: &str = "a regular expression as in https://docs.rs/regex";
+/// What [`web_address`] takes.
+pub(super) const WEB_ADDRESS: &str = "an http:// or https:// URL";
+/// What [`mailbox`] takes.
+pub(super) const MAILBOX: &str = "an address such as \"ops@example.org\" or \"Ops <ops@example.org>\"";
+
+/// Text on one line that says something.
+pub(super) fn line(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty".into());
+    }
+    line_or_empty(text)
+}
+
+/// Text on one line.
+pub(super) fn line_or_empty(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err("holds a control character".into());
+    }
+    Ok(text.into())
+}
+
+/// Text of several lines.
+pub(super) fn template(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty".into());
+    }
+    Ok(text.into())
+}
+
+/// Text without blanks and control characters.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    let word = line(text)?;
+    if text.contains(char::is_whitespace) {
+        return Err("holds a blank".into());
+    }
+    Ok(word)
+}
+
+/// A path as the kernel takes it.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if text.contains('\0') {
+        return Err("holds a zero byte".into());
+    }
+    Ok(text.into())
+}
+
+/// An IP address with a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no IP address with a port".into())
+}
+
+/// A URL of the web, with a host.
+pub(super) fn web_address(text: &str) -> Result<String, String> {
+    // The parser would silently cut blanks at the ends and control characters anywhere.
+    word(text)?;
+    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("is not an http or https URL".into());
+    }
+    Ok(text.into())
+}
+
+/// The path part of a URL.
+pub(super) fn url_path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err("does not start with \"/\"".into());
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains(['?', '#']) {
+        return Err("holds a character that a path can't have".into());
+    }
+    Ok(text.into())
+}
+
+/// A regular expression. Compiling takes a bounded time and memory.
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
+    if text.is_empty() {
+        return Err("is empty and would match everything".into());
+    }
+    RegexBuilder::new(text).size_limit(MAX_PATTERN).nest_limit(64).build().map(Pattern).map_err(|error| match error {
+        regex::Error::CompiledTooBig(limit) => format!("takes more than {} MiB when compiled", limit >> 20),
+        // A drawing of the pattern with the fault marked, and the reason in its last line.
+        error => {
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default();
+            format!("is not a regular expression ({})", reason.strip_prefix("error: ").unwrap_or(reason))
+        }
+    })
+}
+
+/// A name or address of a host, without port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let host = word(text)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+    if bare.parse::<std::net::IpAddr>().is_err() && !bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        return Err("is no host name".into());
+    }
+    Ok(bare.into())
+}
+
+/// A mailbox (RFC 5322, section 3.4), as far as it is common: `local@domain` or `Name <local@domain>`.
+pub(super) fn mailbox(text: &str) -> Result<String, String> {
+    let mailbox = line(text)?;
+    let address = match text.trim().strip_suffix('>') {
+        Some(text) => text.rsplit_once('<').map_or("", |(_, address)| address),
+        None => text.trim(),
+    };
+    match address.rsplit_once('@') {
+        Some((local, domain))
+            if !local.is_empty()
+                && !domain.is_empty()
+                && !address.contains(|c: char| c.is_whitespace() || "<>,;".contains(c)) =>
+        {
+            Ok(mailbox)
+        }
+        _ => Err("is no mail address".into()),
+    }
+}
+
+/// `#rrggbb`
+pub(super) fn colour(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6 && digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| "is no colour".into())
+}
+
+/// Whether it can name a header field (RFC 9110, section 5.1).
+pub(super) fn is_header_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// The value of a header field (RFC 9110, section 5.5), in ASCII.
+pub(super) fn header_value(text: &str) -> Result<String, String> {
+    if !text.bytes().all(|byte| byte == b' ' || byte == b'\t' || byte.is_ascii_graphic()) {
+        return Err("holds a character that a header can't have".into());
+    }
+    Ok(text.into())
+}
+
+/// A bot's token, which becomes part of a URL's path.
+pub(super) fn bot_token(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        Some((id, key))
+            if !id.is_empty()
+                && !key.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte)) =>
+        {
+            Ok(text.into())
+        }
+        _ => Err("is no bot token".into()),
+    }
+}
+
+/// A chat's number, negative for groups, or the `@name` of a channel.
+pub(super) fn chat_id(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix('-').unwrap_or(text);
+    let named = text.strip_prefix('@').is_some_and(|name| is_id(name, |b| b.is_ascii_alphanumeric() || b == b'_'));
+    if named || is_id(number, |b| b.is_ascii_digit()) { Ok(text.into()) } else { Err("is no chat id".into()) }
+}
+
+/// A numeric id.
+pub(super) fn number_id(text: &str) -> Result<String, String> {
+    if is_id(text, |b| b.is_ascii_digit()) { Ok(text.into()) } else { Err("is no id".into()) }
+}
+
+/// An id of letters and digits.
+pub(super) fn letter_id(text: &str) -> Result<String, String> {
+    if is_id(text, |b| b.is_ascii_alphanumeric()) { Ok(text.into()) } else { Err("is no id".into()) }
+}
+
+fn is_id(text: &str, allowed: impl Fn(u8) -> bool) -> bool {
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// The tag of a syslog message: an APP-NAME (RFC 5424, section 6.2.5) that also RFC 3164 can carry.
+pub(super) fn syslog_tag(text: &str) -> Result<String, String> {
+    let fits = (1..=48).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b':' && b != b'[');
+    if fits { Ok(text.into()) } else { Err("is no tag".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check<T: std::fmt::Debug>(check: impl Fn(&str) -> Result<T, String>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(check(text).is_ok(), "{text:?} is refused");
+        }
+        for text in bad {
+            let reason = check(text).expect_err(text);
+            // Shorter ones may occur in any sentence.
+            assert!(text.len() < 5 || !reason.contains(text), "{text:?} is quoted: {reason}");
+        }
+    }
+
+    #[test]
+    fn web_addresses() {
+        check(
+            web_address,
+            &["http://localhost", "https://[::1]:8443/a?b=c", "https://user:pw@example.org/x"],
+            &[
+                "",
+                "example.org",
+                "ftp://example.org",
+                "http://",
+                "https://:80/",
+                "http://a b",
+                " http://a",
+                "http://a\n",
+                "/x",
+                "http://a:99999",
+            ],
+        );
+    }
+
+    #[test]
+    fn patterns() {
+        check(
+            pattern,
+            &["a+", "(?i)error|fail", "^x$", r"(?P<device>sd\w)"],
+            &["", "(", "a{1000}{1000}", "[z-a]", "*a", "(?x)\n(\n"],
+        );
+        assert_eq!(pattern("x(").unwrap_err(), "is not a regular expression (unclosed group)");
+        assert_eq!(pattern(r"\w{1000}").unwrap_err(), "takes more than 2 MiB when compiled");
+        assert!(pattern(&"(".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn mailboxes() {
+        check(
+            mailbox,
+            &["ops@example.org", "Ops Team <ops@example.org>", "root@localhost"],
+            &["", "ops", "@example.org", "ops@", "a@b, c@d", "Ops <ops>", "a b@c", "a@b\nBcc: c@d", "<a@b"],
+        );
+    }
+
+    #[test]
+    fn hosts() {
+        check(host, &["localhost", "mail.example.org", "10.0.0.1", "::1", "[::1]"], &["", "http://x", "a b", "a:25", "a@b"]);
+    }
+
+    #[test]
+    fn ids() {
+        check(chat_id, &["-1001234", "42", "@ops_alerts"], &["", "-", "@", "ops", "1-2"]);
+        check(bot_token, &["123:abc_DEF-1"], &["", "123", ":", "1:a/b", "1:a b"]);
+        check(letter_id, &["U012AB"], &["", "<@U012AB>"]);
+        check(number_id, &["123456789012345678"], &["", "<@&1>", "-1"]);
+    }
+
+    #[test]
+    fn other_texts() {
+        check(colour, &["#ff8800", "#FF8800"], &["", "ff8800", "#ff880", "#gg8800", "#ff88001", "#+f8800"]);
+        check(url_path, &["/metrics", "/"], &["", "metrics", "/a b", "/a?b", "/ä"]);
+        check(socket_address, &["127.0.0.1:9100", "[::]:0"], &["", "9100", ":9100", "localhost:9100", "1.2.3.4:99999"]);
+        check(syslog_tag, &["sysops-agent"], &["", "a b", "a[1]", "a:"]);
+        check(header_value, &["Bearer x", ""], &["a\r\nb", "ä"]);
+        check(path, &["/var/lib", "x"], &["", "a\0b"]);
+    }
+}
