@@ -1,0 +1,169 @@
+//! Every channel renders every kind of alert as the files in `tests/golden/notifiers` say. `UPDATE_EXPECT=1` writes them anew.
+
+use std::path::PathBuf;
+
+use anstream::adapter::strip_bytes;
+use serde_json::Value;
+use sysops_agent::config::{Config, Secret, Syslog, SyslogFacility, Webhook, WebhookMethod};
+use sysops_agent::model::{Alert, Labels, Severity, Status};
+use sysops_agent::notifiers::{self, Rendered};
+
+use super::{alert, oom, sender};
+
+fn everything_enabled() -> Config {
+    let mut config = Config::default();
+    config.alerting.webhook = Some(Webhook {
+        url: Secret::new("http://127.0.0.1/".into()),
+        method: WebhookMethod::Post,
+        headers: [].into(),
+        timeout: std::time::Duration::from_secs(1),
+        retry_count: 3,
+        retry_delay: std::time::Duration::from_secs(5),
+        min_severity: Severity::Info,
+    });
+    config.alerting.syslog = Some(Syslog {
+        facility: SyslogFacility(3),
+        tag: "sysops-agent".into(),
+        socket: "/dev/log".into(),
+        min_severity: Severity::Info,
+    });
+    config
+}
+
+/// A process that names itself, its arguments and its log lines in order to harm whoever reads them.
+fn hostile() -> Alert {
+    let mut hostile = alert(Severity::Warn);
+    hostile.message = "line\nbreak \x1b[2J\x1b]0;title\x07 \"quoted\" \u{fffd} \u{9b}31m back\\slash \u{202e}txt\r<0>".into();
+    hostile.labels = Labels::new().with("comm", "a b\"c\nd=\x1b[31m").with("empty", "").with("pid", "1");
+    hostile.evidence.insert("log\x1b[1m".into(), "first\x1b[0m\nsecond\r\n\tthird\u{fffd}\0".into());
+    hostile.evidence.insert("list".into(), vec!["\x1b[A", "\u{2028}"].into());
+    hostile.evidence.insert("cmdline".into(), "sh -c 'printf \"\\e[2J\"' \x7f".into());
+    hostile
+}
+
+fn cases() -> Vec<(&'static str, Alert)> {
+    let status = |status, severity| Alert { status, delivery: "d-2".into(), ..alert(severity) };
+    vec![
+        ("info", alert(Severity::Info)),
+        ("warn", alert(Severity::Warn)),
+        ("critical", oom()),
+        ("emergency", alert(Severity::Emergency)),
+        ("updated", status(Status::Updated, Severity::Critical)),
+        ("resolved", status(Status::Resolved, Severity::Emergency)),
+        ("hostile", hostile()),
+    ]
+}
+
+fn render(channel: &str, alert: &Alert) -> Rendered {
+    let (channels, errors) = notifiers::build(&everything_enabled());
+    assert!(errors.is_empty(), "{errors:?}");
+    let channel = channels.into_iter().find(|found| found.name == channel).unwrap();
+    channel.notifier.render(alert, &sender())
+}
+
+fn compare(file: &str, actual: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/notifiers").join(file);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, actual).unwrap();
+    }
+    let expected = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; set UPDATE_EXPECT=1", path.display()));
+    let (expected, actual) = (String::from_utf8_lossy(&expected), String::from_utf8_lossy(actual));
+    assert!(expected == actual, "{} differs (UPDATE_EXPECT=1 accepts it)\n{expected}\n---\n{actual}", path.display());
+}
+
+#[test]
+fn every_channel_renders_every_case_as_its_golden_file() {
+    for row in notifiers::NOTIFIERS {
+        for (case, alert) in cases() {
+            let rendered = render(row.name, &alert);
+            assert_eq!(rendered.delivery, alert.delivery);
+            compare(&format!("{}/{case}.txt", row.name), &strip_bytes(&rendered.body).into_vec());
+        }
+    }
+}
+
+#[test]
+fn the_terminal_colours_by_severity() {
+    let pages: Vec<u8> = cases().iter().flat_map(|(_, alert)| render("terminal", alert).body).collect();
+    compare("terminal/colours.ansi", &pages);
+}
+
+#[test]
+fn hostile_text_stays_text() {
+    let terminal = render("terminal", &hostile()).body;
+    let page = String::from_utf8(strip_bytes(&terminal).into_vec()).unwrap();
+    assert!(!page.chars().any(|c| c != '\n' && c.is_control()), "{page:?}");
+    assert!(page.contains(r"\u{1b}[2J") && page.contains(r"\u{202e}"), "what strip removed was ours alone: {page:?}");
+
+    let syslog = render("syslog", &hostile()).body;
+    assert!(!String::from_utf8(syslog.to_vec()).unwrap().chars().any(char::is_control));
+
+    let body: Value = serde_json::from_slice(&render("webhook", &hostile()).body).unwrap();
+    assert_eq!(body["message"], hostile().message);
+    assert_eq!(body["labels"]["comm"], "a b\"c\nd=\x1b[31m");
+    assert_eq!(body["evidence"], Value::Object(hostile().evidence));
+}
+
+#[test]
+fn a_hundred_kilobytes_are_bounded_where_a_line_is_and_whole_where_it_is_data() {
+    let huge = "\u{fffd}\x1b".repeat(25_000);
+    let mut alert = alert(Severity::Warn);
+    alert.message.clone_from(&huge);
+    alert.labels.set("cmdline", huge.clone());
+    alert.evidence.insert("lines".into(), vec![huge.clone(); 100].into());
+    alert.evidence.insert("text".into(), huge.replace('\x1b', "\n").into());
+
+    let syslog = render("syslog", &alert).body;
+    assert!(syslog.len() <= 8192, "{}", syslog.len());
+    assert!(std::str::from_utf8(&syslog).is_ok_and(|line| line.ends_with('…')));
+
+    let terminal = render("terminal", &alert).body;
+    assert!(terminal.len() <= 32 * 1024, "{}", terminal.len());
+
+    let body: Value = serde_json::from_slice(&render("webhook", &alert).body).unwrap();
+    assert_eq!(body["message"], huge);
+}
+
+#[test]
+fn the_webhook_has_its_fields_in_their_order() {
+    let body = String::from_utf8(render("webhook", &oom()).body.to_vec()).unwrap();
+    let fields = [
+        "id",
+        "delivery",
+        "hostname",
+        "timestamp",
+        "status",
+        "severity",
+        "metric",
+        "value",
+        "threshold",
+        "message",
+        "labels",
+        "duration_secs",
+        "evidence",
+    ];
+    let places: Vec<_> = fields.iter().map(|field| body.find(&format!("\"{field}\":")).unwrap()).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap().as_object().unwrap().len(), fields.len());
+}
+
+#[test]
+fn what_is_not_enabled_is_not_made() {
+    let (channels, errors) = notifiers::build(&Config::default());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(channels.iter().map(|channel| channel.name).collect::<Vec<_>>(), ["terminal"]);
+    assert!(notifiers::unavailable(&Config::default()).is_empty());
+}
+
+#[test]
+fn channels_of_a_later_version_are_named() {
+    let mut config = Config::default();
+    config.alerting.slack = Some(sysops_agent::config::Slack {
+        webhook_url: Secret::new("https://example.com/secret".into()),
+        channel: None,
+        mention_users: Vec::new(),
+        min_severity: Severity::Warn,
+    });
+    assert_eq!(notifiers::unavailable(&config), ["slack"]);
+}
