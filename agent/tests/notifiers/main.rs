@@ -1,7 +1,9 @@
-//! Alerts on their way out: what each channel renders, how it meets the real thing on the other end.
+//! Alerts on their way out: what each channel renders, how it meets the real thing on the other end, and how `alerting` copes
+//! when that fails.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy's leave for tests does not reach what tests share")]
 
+mod alerting;
 mod golden;
 mod receiver;
 mod syslog;
