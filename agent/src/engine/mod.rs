@@ -1,1 +1,184 @@
-//! Not written yet.
+//! The core: observations in, alerts out.
+//!
+//! A synchronous state machine. It reads no clock, no file and no socket, starts nothing, and gives the same alerts, byte for
+//! byte, for the same observations: that is what makes replay, simulated days and exact tests possible. Time is what comes with
+//! the observations. A sample goes into the store and to the analyzers that asked for its series; events, log lines and ticks
+//! go to all analyzers; what those find becomes incidents, and incidents become alerts.
+
+pub mod analyzers;
+mod incidents;
+pub mod patterns;
+mod stats;
+mod store;
+mod text;
+
+use std::time::Duration;
+
+pub use incidents::{Incident, MAX_OPEN};
+pub use stats::{METRICS, Stats};
+pub use store::{MAX_SERIES, MEMORY_BUDGET, SeriesId, Store};
+
+use crate::config::Config;
+use crate::model::{Alert, Observation, Sample, SeriesKey, Timestamp};
+use analyzers::{ANALYZERS, Analyzer, Finding};
+use incidents::Incidents;
+use store::Inserted;
+
+/// How often series that fell silent are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The state machine.
+pub struct Engine {
+    store: Store,
+    analyzers: Vec<Box<dyn Analyzer>>,
+    /// By series id: bit n is set where analyzer n watches the series.
+    watched_by: Vec<u32>,
+    incidents: Incidents,
+    /// Buffers that are empty between two observations.
+    findings: Vec<Finding>,
+    removed: Vec<(SeriesId, SeriesKey)>,
+    last_sweep: Option<Timestamp>,
+    samples: u64,
+    samples_unusable: u64,
+}
+
+// One bit an analyzer.
+const _: () = assert!(ANALYZERS.len() <= 32);
+
+impl Engine {
+    /// An engine that has seen nothing yet. `hostname` goes into the ids of incidents.
+    pub fn new(config: &Config, hostname: &str) -> Self {
+        Self {
+            store: Store::new(config.storage.ring_buffer_capacity),
+            analyzers: ANALYZERS.iter().map(|row| (row.build)(config)).collect(),
+            watched_by: Vec::new(),
+            incidents: Incidents::new(config, hostname),
+            findings: Vec::new(),
+            removed: Vec::new(),
+            last_sweep: None,
+            samples: 0,
+            samples_unusable: 0,
+        }
+    }
+
+    /// Takes over a changed configuration; series and open incidents stay.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.store.set_capacity(config.storage.ring_buffer_capacity);
+        for analyzer in &mut self.analyzers {
+            analyzer.reconfigure(config);
+        }
+        self.incidents.reconfigure(config);
+    }
+
+    /// Takes one observation, made at `at`, and appends what there is to tell to `alerts`.
+    pub fn observe(&mut self, at: Timestamp, observation: Observation, alerts: &mut Vec<Alert>) {
+        match observation {
+            Observation::Samples(samples) => {
+                for sample in &samples.values {
+                    self.sample(at, sample);
+                }
+            }
+            Observation::Event(event) => self.each(|analyzer, findings| analyzer.event(at, &event, findings)),
+            Observation::Log(record) => self.each(|analyzer, findings| analyzer.log(at, &record, findings)),
+            Observation::Source(state) => self.each(|analyzer, _| analyzer.source(&state)),
+            Observation::Tick => {
+                self.sweep(at);
+                let store = &self.store;
+                for analyzer in &mut self.analyzers {
+                    analyzer.tick(at, store, &mut self.findings);
+                }
+                self.incidents.tick(at, alerts);
+            }
+        }
+        for finding in self.findings.drain(..) {
+            self.incidents.take(at, finding, alerts);
+        }
+    }
+
+    /// What is kept of the samples.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What began and is not over, in the order in which it began.
+    pub fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.iter()
+    }
+
+    /// What the engine has counted so far.
+    pub fn stats(&self) -> Stats {
+        let counts = self.incidents.counts();
+        Stats {
+            samples: self.samples,
+            samples_unusable: self.samples_unusable,
+            samples_refused: self.store.samples_refused(),
+            chunks_evicted: self.store.chunks_evicted(),
+            series: self.store.len(),
+            store_bytes: self.store.bytes(),
+            findings: counts.findings,
+            witnessed: counts.witnessed,
+            alerts_firing: counts.firing,
+            alerts_updated: counts.updated,
+            alerts_resolved: counts.resolved,
+            incidents_open: self.incidents.iter().count(),
+            incidents_crowded_out: counts.crowded_out,
+            analyzer_dropped: self.analyzers.iter().map(|analyzer| analyzer.dropped()).sum(),
+        }
+    }
+
+    fn each(&mut self, mut tell: impl FnMut(&mut dyn Analyzer, &mut Vec<Finding>)) {
+        for analyzer in &mut self.analyzers {
+            tell(analyzer.as_mut(), &mut self.findings);
+        }
+    }
+
+    fn sample(&mut self, at: Timestamp, sample: &Sample) {
+        if !sample.value.is_finite() {
+            self.samples_unusable += 1;
+            return;
+        }
+        let id = match self.store.insert(at, &sample.series, sample.value) {
+            Inserted::Known(id) => id,
+            Inserted::New(id) => {
+                self.ask_who_watches(id, &sample.series);
+                id
+            }
+            Inserted::Refused => return,
+        };
+        self.samples += 1;
+        let mut watched_by = self.watched_by.get(id.index()).copied().unwrap_or(0);
+        while watched_by != 0 {
+            if let Some(analyzer) = self.analyzers.get_mut(watched_by.trailing_zeros() as usize) {
+                analyzer.sample(at, id, sample.value, &self.store, &mut self.findings);
+            }
+            watched_by &= watched_by - 1;
+        }
+    }
+
+    fn ask_who_watches(&mut self, id: SeriesId, key: &SeriesKey) {
+        let mut watched_by = 0;
+        for (bit, analyzer) in (0u32..).zip(&mut self.analyzers) {
+            watched_by |= u32::from(analyzer.watch(id, key)) << bit;
+        }
+        if self.watched_by.len() <= id.index() {
+            self.watched_by.resize(id.index() + 1, 0);
+        }
+        if let Some(slot) = self.watched_by.get_mut(id.index()) {
+            *slot = watched_by;
+        }
+    }
+
+    fn sweep(&mut self, at: Timestamp) {
+        // A clock that was set back starts a new minute.
+        if self.last_sweep.is_some_and(|last| at >= last && at.since(last) < SWEEP_INTERVAL) {
+            return;
+        }
+        self.last_sweep = Some(at);
+        self.store.sweep(&mut self.removed);
+        for (id, key) in self.removed.drain(..) {
+            for analyzer in &mut self.analyzers {
+                analyzer.forget(at, id, &key, &mut self.findings);
+            }
+        }
+    }
+}

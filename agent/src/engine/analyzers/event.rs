@@ -1,0 +1,271 @@
+//! Kernel events: each is a finding, unless its row says that only a burst of them is.
+//!
+//! A row states severity, unit and meaning of one event metric; probes and log patterns name the row's metric.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::{Analyzer, Finding, Phase, Row};
+use crate::config::Config;
+use crate::engine::text;
+use crate::model::{KernelEvent, Labels, Metric, Severity, Timestamp, Unit};
+
+pub(super) const ROW: Row = Row {
+    name: "event",
+    summary: "each kernel event is a finding; retransmits are one in bursts",
+    build: |config| Box::new(Event::new(config)),
+};
+
+/// When an event is worth a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Always.
+    Each,
+    /// When `[ebpf] tcp_retransmit_burst` of them fall into [`BURST_WINDOW`] for the same labels.
+    Burst,
+}
+
+/// What there is to know about one event metric.
+#[derive(Debug)]
+pub struct EventRow {
+    /// Name, unit of the value, meaning.
+    pub metric: &'static Metric,
+    /// How bad one is.
+    pub severity: Severity,
+    /// When it is worth a finding.
+    pub rule: Rule,
+}
+
+/// The time within which events make a burst.
+pub const BURST_WINDOW: Duration = Duration::from_secs(10);
+/// Subjects whose bursts are followed at a time; events of further ones are dropped and counted.
+const MAX_SUBJECTS: usize = 4096;
+/// Events of one subject that are kept apart; further ones are added to the latest.
+const MAX_EVENTS: usize = 32;
+
+/// `kernel_oom_kill`
+pub static OOM_KILL: Metric = Metric::gauge(
+    "kernel_oom_kill",
+    Unit::Count,
+    "Processes that the OOM killer killed; labels pid, comm, cgroup of the victim.",
+);
+/// `kernel_hung_task`
+pub static HUNG_TASK: Metric = Metric::gauge(
+    "kernel_hung_task",
+    Unit::Seconds,
+    "Least time that a task has been blocked for, by the kernel's hung-task detector; 0 where unknown; labels pid, comm.",
+);
+/// `kernel_block_io_slow`
+pub static BLOCK_IO_SLOW: Metric = Metric::gauge(
+    "kernel_block_io_slow",
+    Unit::Milliseconds,
+    "Latency of a block request slower than [ebpf] block_io_slow_ms; labels device, operation.",
+);
+/// `kernel_block_io_error`
+pub static BLOCK_IO_ERROR: Metric =
+    Metric::gauge("kernel_block_io_error", Unit::Count, "Block requests that failed; labels device, operation.");
+/// `kernel_tcp_retransmit`
+pub static TCP_RETRANSMIT: Metric = Metric::gauge(
+    "kernel_tcp_retransmit",
+    Unit::Count,
+    "TCP segments of one connection that were sent again within 10 seconds; labels of the connection.",
+);
+/// `kernel_fd_exhausted`
+pub static FD_EXHAUSTED: Metric = Metric::gauge(
+    "kernel_fd_exhausted",
+    Unit::Count,
+    "File descriptors refused with EMFILE (limit of the process) or ENFILE (limit of the system); labels pid, comm.",
+);
+
+/// All event metrics.
+pub const EVENTS: &[EventRow] = &[
+    EventRow { metric: &OOM_KILL, severity: Severity::Critical, rule: Rule::Each },
+    EventRow { metric: &HUNG_TASK, severity: Severity::Warn, rule: Rule::Each },
+    EventRow { metric: &BLOCK_IO_SLOW, severity: Severity::Warn, rule: Rule::Each },
+    EventRow { metric: &BLOCK_IO_ERROR, severity: Severity::Critical, rule: Rule::Each },
+    EventRow { metric: &TCP_RETRANSMIT, severity: Severity::Warn, rule: Rule::Burst },
+    // Critical: this is no forecast. A process that is refused descriptors fails its clients now, and ENFILE fails everybody.
+    EventRow { metric: &FD_EXHAUSTED, severity: Severity::Critical, rule: Rule::Each },
+];
+
+/// The row of an event metric.
+pub fn row(metric: &str) -> Option<&'static EventRow> {
+    EVENTS.iter().find(|row| row.metric.name == metric)
+}
+
+/// The events of one subject within the window, oldest first.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<(Timestamp, u64)>);
+
+impl Recent {
+    fn expire(&mut self, at: Timestamp) {
+        // Whatever lies in the future was seen before the clock was set back.
+        self.0.retain(|(time, _)| *time <= at && at.since(*time) < BURST_WINDOW);
+    }
+
+    fn add(&mut self, at: Timestamp, count: u64) {
+        self.expire(at);
+        let full = self.0.len() >= MAX_EVENTS;
+        match self.0.back_mut() {
+            Some(last) if full => *last = (at, last.1.saturating_add(count)),
+            _ => self.0.push_back((at, count)),
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+}
+
+/// A burst that is being followed.
+#[derive(Debug, Default)]
+struct Subject {
+    recent: Recent,
+    /// Whether the window was full enough at the last event: what it held then has been told of.
+    told: bool,
+}
+
+struct Event {
+    burst: u64,
+    subjects: BTreeMap<(&'static str, Labels), Subject>,
+    dropped: u64,
+}
+
+impl Event {
+    fn new(config: &Config) -> Self {
+        Self { burst: u64::from(config.ebpf.tcp_retransmit_burst).max(1), subjects: BTreeMap::new(), dropped: 0 }
+    }
+
+    /// Adds an event to its subject; `Some((events within the window, those not told of yet))` where that is a burst.
+    fn burst(&mut self, at: Timestamp, metric: &'static str, event: &KernelEvent) -> Option<(u64, u64)> {
+        let key = (metric, event.labels.clone());
+        if self.subjects.len() >= MAX_SUBJECTS && !self.subjects.contains_key(&key) {
+            self.dropped += 1;
+            return None;
+        }
+        let subject = self.subjects.entry(key).or_default();
+        let count = event.count.max(1);
+        subject.recent.add(at, count);
+        let sum = subject.recent.sum();
+        let told = std::mem::replace(&mut subject.told, sum >= self.burst);
+        subject.told.then_some((sum, if told { count } else { sum }))
+    }
+}
+
+impl Analyzer for Event {
+    fn reconfigure(&mut self, config: &Config) {
+        self.burst = u64::from(config.ebpf.tcp_retransmit_burst).max(1);
+    }
+
+    fn event(&mut self, at: Timestamp, event: &KernelEvent, findings: &mut Vec<Finding>) {
+        let Some(row) = row(event.metric) else {
+            self.dropped += 1;
+            return;
+        };
+        let mut finding = Finding {
+            metric: row.metric.name,
+            labels: event.labels.clone(),
+            phase: Phase::Occurred,
+            severity: row.severity,
+            value: if event.value.is_finite() { event.value } else { 0.0 },
+            threshold: event.threshold.filter(|threshold| threshold.is_finite()),
+            message: event.message.clone(),
+            since: at,
+            count: event.count.max(1),
+            source: "probe",
+            evidence: event.evidence.clone(),
+        };
+        if row.rule == Rule::Burst {
+            let Some((sum, new)) = self.burst(at, row.metric.name, event) else { return };
+            finding.count = new;
+            #[expect(clippy::cast_precision_loss, reason = "a count of events; beyond 2^53 the last digits don't matter")]
+            {
+                finding.value = sum as f64;
+                finding.threshold = Some(self.burst as f64);
+            }
+            finding.message =
+                format!("{}; {} times within {}, threshold {}", event.message, sum, text::duration(BURST_WINDOW), self.burst);
+        }
+        findings.push(finding);
+    }
+
+    fn tick(&mut self, at: Timestamp, _: &crate::engine::Store, _: &mut Vec<Finding>) {
+        self.subjects.retain(|_, subject| {
+            subject.recent.expire(at);
+            !subject.recent.0.is_empty()
+        });
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Store;
+    use crate::model::Evidence;
+
+    fn retransmit(peer: &str, count: u64) -> KernelEvent {
+        KernelEvent {
+            metric: TCP_RETRANSMIT.name,
+            labels: Labels::new().with("peer", peer),
+            value: f64::NAN,
+            threshold: None,
+            count,
+            message: format!("segments to {peer} were sent again"),
+            evidence: Evidence::new(),
+        }
+    }
+
+    fn feed(event: &mut Event, at: f64, kernel_event: &KernelEvent) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        #[expect(clippy::cast_possible_truncation, reason = "small test times")]
+        event.event(Timestamp::from_nanos((at * 1e9) as i64), kernel_event, &mut findings);
+        findings
+    }
+
+    #[test]
+    fn retransmits_count_in_bursts_per_connection() {
+        let mut event = Event::new(&Config::default());
+        assert_eq!(feed(&mut event, 0.5, &retransmit("a", 3)), []);
+        assert_eq!(feed(&mut event, 1.0, &retransmit("b", 4)), []);
+        // The first three have left the window by a hair.
+        assert_eq!(feed(&mut event, 10.5, &retransmit("a", 3)), []);
+        let findings = feed(&mut event, 20.4, &retransmit("a", 2));
+        assert_eq!(findings.len(), 1);
+        assert_eq!((findings[0].value, findings[0].threshold, findings[0].count), (5.0, Some(5.0), 5));
+        assert_eq!(findings[0].message, "segments to a were sent again; 5 times within 10 s, threshold 5");
+    }
+
+    #[test]
+    fn followed_connections_are_bounded_and_expire() {
+        let mut event = Event::new(&Config::default());
+        for n in 0..=MAX_SUBJECTS {
+            feed(&mut event, 0.0, &retransmit(&n.to_string(), 1));
+        }
+        assert_eq!((event.subjects.len(), event.dropped()), (MAX_SUBJECTS, 1));
+        event.tick(Timestamp::from_secs(11), &Store::new(1), &mut Vec::new());
+        assert_eq!(event.subjects.len(), 0);
+        assert_eq!(feed(&mut event, 12.0, &retransmit("new", 5)).len(), 1);
+    }
+
+    #[test]
+    fn one_connection_keeps_few_events() {
+        let mut event = Event::new(&Config::default());
+        for _ in 0..10_000 {
+            feed(&mut event, 1.0, &retransmit("a", 1));
+        }
+        assert_eq!(event.subjects.values().next().unwrap().recent.0.len(), MAX_EVENTS);
+        assert_eq!(feed(&mut event, 1.0, &retransmit("a", 1))[0].value, 10_001.0);
+    }
+
+    #[test]
+    fn an_event_without_a_row_is_counted() {
+        let mut event = Event::new(&Config::default());
+        let unknown = KernelEvent { metric: "kernel_unheard_of", ..retransmit("a", 9) };
+        assert_eq!(feed(&mut event, 0.0, &unknown), []);
+        assert_eq!(event.dropped(), 1);
+    }
+}

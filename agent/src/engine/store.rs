@@ -1,0 +1,348 @@
+//! The recent past of every series, in bounded memory.
+//!
+//! A series is a ring of chunks. All chunks share one budget: when it is used up, the oldest chunk of all goes, whosever it is,
+//! so that many short-lived series cannot push the agent past its promised memory. The latest value of a series outlives its
+//! chunks. The store takes samples as they come: it neither sorts nor merges times that run backward or repeat.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::model::{SeriesKey, Timestamp};
+
+/// Bytes of samples kept over all series.
+pub const MEMORY_BUDGET: usize = 8 << 20;
+/// Series kept; a new one beyond that is refused.
+pub const MAX_SERIES: usize = 20_000;
+
+/// Samples in a full chunk.
+const CHUNK: usize = 64;
+/// Samples that a chunk has room for when it is opened; many series of short-lived processes never need more.
+const FIRST_CHUNK: usize = 8;
+/// Sweeps without a sample after which a series is removed. The engine sweeps once a minute, so this is a day.
+const PATIENCE: u32 = 24 * 60;
+/// The same when three quarters of the series are in use: an hour.
+const PATIENCE_WHEN_CROWDED: u32 = 60;
+
+/// Names a series within one store, for as long as the series is there. Ids of removed series are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesId(u32);
+
+impl SeriesId {
+    /// The id as an index into a table by series.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One sample in memory.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at: Timestamp,
+    value: f64,
+}
+
+/// A run of samples of one series, in order of arrival.
+#[derive(Debug)]
+struct Chunk {
+    /// Ties the chunk to its entry in the queue of all chunks.
+    serial: u64,
+    earliest: Timestamp,
+    latest: Timestamp,
+    points: Vec<Point>,
+}
+
+impl Chunk {
+    fn bytes(&self) -> usize {
+        self.points.capacity() * size_of::<Point>()
+    }
+}
+
+#[derive(Debug)]
+struct Series {
+    key: SeriesKey,
+    latest: Point,
+    chunks: VecDeque<Chunk>,
+    /// Samples at the front of the first chunk that the ring has already given up.
+    skipped: usize,
+    /// Samples in the ring.
+    len: usize,
+    /// The sweep during which the last sample came.
+    touched: u32,
+}
+
+impl Series {
+    fn drop_oldest_chunk(&mut self) -> usize {
+        let Some(chunk) = self.chunks.pop_front() else { return 0 };
+        self.len -= chunk.points.len() - self.skipped;
+        self.skipped = 0;
+        chunk.bytes()
+    }
+
+    /// Gives up samples from the front until at most `capacity` are left; returns the bytes that became free.
+    fn trim(&mut self, capacity: usize) -> usize {
+        let mut freed = 0;
+        while self.len > capacity {
+            let Some(front) = self.chunks.front() else { break };
+            let excess = self.len - capacity;
+            if front.points.len() - self.skipped <= excess {
+                freed += self.drop_oldest_chunk();
+            } else {
+                self.skipped += excess;
+                self.len -= excess;
+            }
+        }
+        freed
+    }
+}
+
+/// Hands on the hash that a [`SeriesKey`] computed once, when it was made.
+#[derive(Default)]
+struct Precomputed(u64);
+
+impl Hasher for Precomputed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
+/// What the store did with a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// Into a series that was there.
+    Known(SeriesId),
+    /// Into a new series.
+    New(SeriesId),
+    /// There is no room for another series.
+    Refused,
+}
+
+/// All series.
+#[derive(Debug)]
+pub struct Store {
+    capacity: usize,
+    ids: HashMap<SeriesKey, SeriesId, BuildHasherDefault<Precomputed>>,
+    slots: Vec<Option<Series>>,
+    free: Vec<SeriesId>,
+    /// All chunks by age. Chunks that left through their own ring leave their entry behind until it is compacted away.
+    by_age: VecDeque<(u64, SeriesId)>,
+    next_serial: u64,
+    live_chunks: usize,
+    bytes: usize,
+    sweeps: u32,
+    chunks_evicted: u64,
+    samples_refused: u64,
+}
+
+impl Store {
+    /// An empty store whose series keep up to `capacity` samples each.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            ids: HashMap::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_age: VecDeque::new(),
+            next_serial: 0,
+            live_chunks: 0,
+            bytes: 0,
+            sweeps: 0,
+            chunks_evicted: 0,
+            samples_refused: 0,
+        }
+    }
+
+    /// Changes how many samples a series keeps. A smaller number takes effect with the next sample of each series.
+    pub(super) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity.max(1);
+    }
+
+    /// All series, in the order of their ids.
+    pub fn series(&self) -> impl Iterator<Item = (SeriesId, &SeriesKey)> {
+        (0u32..).zip(&self.slots).filter_map(|(id, slot)| Some((SeriesId(id), &slot.as_ref()?.key)))
+    }
+
+    /// The id of a series, if it has one.
+    pub fn id(&self, key: &SeriesKey) -> Option<SeriesId> {
+        self.ids.get(key).copied()
+    }
+
+    /// Which series an id names.
+    pub fn key(&self, id: SeriesId) -> Option<&SeriesKey> {
+        Some(&self.get(id)?.key)
+    }
+
+    /// The sample that came last.
+    pub fn latest(&self, id: SeriesId) -> Option<(Timestamp, f64)> {
+        let point = self.get(id)?.latest;
+        Some((point.at, point.value))
+    }
+
+    /// The samples whose time lies within `from..=to`, in order of arrival.
+    pub fn window(&self, id: SeriesId, from: Timestamp, to: Timestamp) -> impl Iterator<Item = (Timestamp, f64)> {
+        let series = self.get(id);
+        let skipped = series.map_or(0, |series| series.skipped);
+        series
+            .into_iter()
+            .flat_map(|series| series.chunks.iter().enumerate())
+            .filter(move |(_, chunk)| chunk.earliest <= to && chunk.latest >= from)
+            .flat_map(move |(index, chunk)| chunk.points.iter().skip(if index == 0 { skipped } else { 0 }))
+            .filter(move |point| (from..=to).contains(&point.at))
+            .map(|point| (point.at, point.value))
+    }
+
+    /// The samples that came last, the newest first.
+    pub fn newest(&self, id: SeriesId) -> impl Iterator<Item = (Timestamp, f64)> {
+        let series = self.get(id);
+        let len = series.map_or(0, |series| series.len);
+        series
+            .into_iter()
+            .flat_map(|series| series.chunks.iter().rev())
+            .flat_map(|chunk| chunk.points.iter().rev())
+            .take(len)
+            .map(|point| (point.at, point.value))
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no series.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Memory that samples occupy, in bytes; at most [`MEMORY_BUDGET`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Chunks that were given up because the budget was used up, ever.
+    pub fn chunks_evicted(&self) -> u64 {
+        self.chunks_evicted
+    }
+
+    /// Samples that were refused because there was no room for another series, ever.
+    pub fn samples_refused(&self) -> u64 {
+        self.samples_refused
+    }
+
+    /// Takes a sample.
+    pub(super) fn insert(&mut self, at: Timestamp, key: &SeriesKey, value: f64) -> Inserted {
+        let point = Point { at, value };
+        if let Some(id) = self.id(key) {
+            self.append(id, point);
+            return Inserted::Known(id);
+        }
+        if self.ids.len() >= MAX_SERIES {
+            self.samples_refused += 1;
+            return Inserted::Refused;
+        }
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => SeriesId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX)),
+        };
+        let series =
+            Series { key: key.clone(), latest: point, chunks: VecDeque::new(), skipped: 0, len: 0, touched: self.sweeps };
+        match self.slots.get_mut(id.index()) {
+            Some(slot) => *slot = Some(series),
+            None => self.slots.push(Some(series)),
+        }
+        self.ids.insert(key.clone(), id);
+        self.append(id, point);
+        Inserted::New(id)
+    }
+
+    fn append(&mut self, id: SeriesId, point: Point) {
+        let capacity = self.capacity;
+        let Some(series) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        series.latest = point;
+        series.touched = self.sweeps;
+        match series.chunks.back_mut() {
+            Some(chunk) if chunk.points.len() < CHUNK => {
+                let before = chunk.bytes();
+                if chunk.points.len() == chunk.points.capacity() {
+                    chunk.points.reserve_exact(chunk.points.len().min(CHUNK - chunk.points.len()));
+                }
+                chunk.points.push(point);
+                chunk.earliest = chunk.earliest.min(point.at);
+                chunk.latest = chunk.latest.max(point.at);
+                self.bytes += chunk.bytes() - before;
+            }
+            full => {
+                // A series that filled a chunk will fill the next one as well.
+                let mut points = Vec::with_capacity(if full.is_some() { CHUNK } else { FIRST_CHUNK });
+                points.push(point);
+                let chunk = Chunk { serial: self.next_serial, earliest: point.at, latest: point.at, points };
+                self.next_serial += 1;
+                self.bytes += chunk.bytes();
+                self.by_age.push_back((chunk.serial, id));
+                self.live_chunks += 1;
+                series.chunks.push_back(chunk);
+            }
+        }
+        series.len += 1;
+        let chunks = series.chunks.len();
+        self.bytes -= series.trim(capacity);
+        self.live_chunks -= chunks - series.chunks.len();
+        while self.bytes > MEMORY_BUDGET && self.evict_oldest_chunk() {}
+        if self.by_age.len() > 2 * self.live_chunks + CHUNK {
+            self.compact();
+        }
+    }
+
+    /// Gives up the oldest chunk of all; whether there was one.
+    fn evict_oldest_chunk(&mut self) -> bool {
+        while let Some((serial, id)) = self.by_age.pop_front() {
+            let Some(series) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else { continue };
+            if series.chunks.front().is_some_and(|chunk| chunk.serial == serial) {
+                self.bytes -= series.drop_oldest_chunk();
+                self.live_chunks -= 1;
+                self.chunks_evicted += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn compact(&mut self) {
+        let slots = &self.slots;
+        self.by_age.retain(|(serial, id)| {
+            let series = slots.get(id.index()).and_then(Option::as_ref);
+            series.and_then(|series| series.chunks.front()).is_some_and(|oldest| *serial >= oldest.serial)
+        });
+    }
+
+    /// Removes series that have been silent for a day, or for an hour when it gets crowded. Silence is measured in sweeps, not
+    /// by the clock: a clock that is set forward must not empty the store.
+    pub(super) fn sweep(&mut self, removed: &mut Vec<(SeriesId, SeriesKey)>) {
+        self.sweeps = self.sweeps.saturating_add(1);
+        let patience = if self.ids.len() > MAX_SERIES / 4 * 3 { PATIENCE_WHEN_CROWDED } else { PATIENCE };
+        for (id, slot) in (0u32..).map(SeriesId).zip(&mut self.slots) {
+            let Some(series) = slot.take_if(|series| self.sweeps - series.touched >= patience) else { continue };
+            self.ids.remove(&series.key);
+            self.bytes -= series.chunks.iter().map(Chunk::bytes).sum::<usize>();
+            self.live_chunks -= series.chunks.len();
+            self.free.push(id);
+            removed.push((id, series.key));
+        }
+    }
+
+    fn get(&self, id: SeriesId) -> Option<&Series> {
+        self.slots.get(id.index())?.as_ref()
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
