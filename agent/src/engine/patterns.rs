@@ -4,6 +4,7 @@
 //! it. Rows with a signal stand in for that signal's probe; rows without one are seen only here. Nothing is decided here: the
 //! reader of a line gets its facts.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use regex::{Captures, Regex, RegexSet};
@@ -339,17 +340,12 @@ struct Scope {
     limit_cgroup: Option<String>,
 }
 
-impl Default for Patterns {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// All patterns, compiled, and what must be remembered between two lines.
 pub struct Patterns {
     set: RegexSet,
-    each: Vec<(&'static Pattern, Regex)>,
-    scopes: Vec<Regex>,
+    /// The expressions of [`PATTERNS`] and [`SCOPES`], each compiled when a line matches it for the first time: together they
+    /// take half a megabyte, and most hosts never log most of these lines.
+    each: Vec<(&'static str, OnceCell<Regex>)>,
     scope: Option<Scope>,
 }
 
@@ -359,31 +355,41 @@ const SCOPES: [&str; 2] = [
     r"^Task in (?P<cgroup>/.*) killed as a result of limit of (?P<limit>/.*)$",
 ];
 
+impl Default for Patterns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Patterns {
     /// Compiles the table.
-    #[expect(clippy::expect_used, reason = "constants; every test that reads a line compiles them all")]
+    #[expect(clippy::expect_used, reason = "constants, compiled by every test that reads a line")]
     pub fn new() -> Self {
-        let compile = |regex: &'static str| Regex::new(regex).expect("a pattern of the table is no regular expression");
-        let all = PATTERNS.iter().map(|pattern| pattern.regex).chain(SCOPES);
-        Self {
-            set: RegexSet::new(all).expect("the patterns of the table are too large together"),
-            each: PATTERNS.iter().map(|pattern| (pattern, compile(pattern.regex))).collect(),
-            scopes: SCOPES.iter().map(|scope| compile(scope)).collect(),
-            scope: None,
-        }
+        let each: Vec<_> =
+            PATTERNS.iter().map(|pattern| pattern.regex).chain(SCOPES).map(|regex| (regex, OnceCell::new())).collect();
+        let set = RegexSet::new(each.iter().map(|(regex, _)| regex)).expect("the table of patterns holds no regular expression");
+        Self { set, each, scope: None }
     }
 
     /// The facts of a line of the kernel's log, if they are of interest.
     pub fn read(&mut self, at: Timestamp, text: &str) -> Option<(&'static Pattern, Found)> {
         let text = text.get(..text.floor_char_boundary(MAX_LINE)).unwrap_or_default();
         let matched = self.set.matches(text).into_iter().next()?;
-        let Some((pattern, regex)) = self.each.get(matched) else {
-            let captures = self.scopes.get(matched - self.each.len())?.captures(text)?;
+        let (source, regex) = self.each.get(matched)?;
+        let regex = match regex.get() {
+            Some(regex) => regex,
+            None => {
+                // It is part of the set, so it cannot fail.
+                let compiled = Regex::new(source).ok()?;
+                regex.get_or_init(|| compiled)
+            }
+        };
+        let captures = regex.captures(text)?;
+        let Some(pattern) = PATTERNS.get(matched) else {
             let owned = |name: &str| captures.name(name).map(|found| found.as_str().to_owned());
             self.scope = Some(Scope { at, pid: owned("pid"), cgroup: owned("cgroup")?, limit_cgroup: owned("limit") });
             return None;
         };
-        let captures = regex.captures(text)?;
         let scope = self.scope.as_ref().filter(|scope| at.since(scope.at) <= SCOPE_LIFETIME);
         let mut found =
             Found { labels: Labels::new(), value: 1.0, message: text.to_owned(), evidence: Evidence::new(), is_detail: false };

@@ -15,7 +15,7 @@ use sysops_agent::model::{
 static CPU: Metric = Metric::gauge("cpu_usage_percent", Unit::Percent, "CPU time that was not idle.");
 static DISK: Metric = Metric::gauge("disk_usage_percent", Unit::Percent, "Used space of a mount.");
 static PROCESS_FD: Metric = Metric::gauge("process_fd_usage_percent", Unit::Percent, "Open descriptors by limit.");
-static LOAD: Metric = Metric::gauge("cpu_load_per_core", Unit::Count, "Load by CPU.");
+static LOAD: Metric = Metric::gauge("cpu_load_per_core", Unit::Ratio, "Load by CPU.");
 static NETWORK: Metric = Metric::gauge("network_error_ratio", Unit::Ratio, "Errors by packet.");
 static OOM_KILLS: Metric = Metric::counter("kernel_oom_kills_total", Unit::Count, "Kills of the OOM killer.");
 static HUNG_TASKS: Metric = Metric::counter("kernel_hung_tasks_total", Unit::Count, "Detected hung tasks.");

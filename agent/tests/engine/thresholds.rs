@@ -65,7 +65,7 @@ fn series_in_alerts_out() {
             &load,
             100,
             &[3.0, 3.0, 3.0, 3.126],
-            &[is(Firing, "warn Load per core 3.13 exceeds threshold 2 for 5 min")],
+            &[is(Firing, "warn Load per core 3.126 exceeds threshold 2 for 5 min")],
         ),
         (
             "ratios",
