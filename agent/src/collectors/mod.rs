@@ -1,26 +1,42 @@
 //! Polled metrics: one file a family, one row in [`COLLECTORS`] each.
 //!
 //! A collector reads files of the host and gives samples. It decides nothing, keeps no history beyond what a rate needs, and
-//! never waits for anything.
+//! never waits: all collectors share one thread, and what can block goes through [`Host::isolate`].
+
+mod agent;
+mod batch;
+mod cpu;
+mod disk;
+mod disk_io;
+mod entities;
+mod fd;
+mod interval;
+mod kernel;
+mod memory;
+mod network;
+mod process;
+mod text;
 
 use std::time::Duration;
 
+pub use batch::{Batch, Expected};
+
 use crate::config::Config;
 use crate::host::{Host, ReadError};
-use crate::model::{Metric, Sample, SeriesKey};
+use crate::model::{Labels, Metric, SeriesKey};
 
 /// One family of metrics.
 pub trait Collector: Send {
     /// Reads the host once and puts what it finds into `batch`. One bad line costs that line: it goes to [`Batch::skip`].
     ///
     /// # Errors
-    /// A file without which the family has nothing to say cannot be read.
+    /// A file that this kernel should have cannot be read. What the other files gave is in `batch` all the same.
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError>;
 }
 
 /// A row of the table: what there is to say about a collector without running it.
 pub struct Row {
-    /// The stem: file, configuration key, metric prefix.
+    /// The stem: file, configuration key, label of the collector's own metrics.
     pub name: &'static str,
     /// What it collects, in a few words.
     pub summary: &'static str,
@@ -31,38 +47,44 @@ pub struct Row {
     /// Makes it.
     pub build: fn(&Config, &Host) -> Box<dyn Collector>,
     /// Everything it may emit.
-    pub metrics: &'static [Metric],
+    pub metrics: &'static [&'static Metric],
 }
 
 /// All collectors.
-pub const COLLECTORS: &[Row] = &[];
+pub const COLLECTORS: &[Row] =
+    &[cpu::ROW, memory::ROW, disk::ROW, disk_io::ROW, network::ROW, process::ROW, fd::ROW, kernel::ROW, agent::ROW];
 
-/// What one run of a collector found.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The samples.
-    pub samples: Vec<Sample>,
-    /// Lines or values that could not be read, and were left out.
-    pub skipped: u64,
-    /// The first of them, in words: file, line, what was expected.
-    pub first_skip: Option<String>,
+/// Defines the metrics of one file, and `METRICS`, the list of them all.
+macro_rules! metrics {
+    ($($(#[$attribute:meta])* $visibility:vis $kind:ident $name:ident: $unit:ident = $text:literal, $help:literal;)+) => {
+        $($(#[$attribute])* $visibility static $name: crate::model::Metric =
+            crate::model::Metric::$kind($text, crate::model::Unit::$unit, $help);)+
+        /// All metrics of this file.
+        pub const METRICS: &[&crate::model::Metric] = &[$(&$name),+];
+    };
+}
+use metrics;
+
+/// What whoever runs the collectors says about each of them, under the label `collector`.
+pub mod running {
+    super::metrics! {
+        /// How long the last run took.
+        pub gauge DURATION: Seconds = "agent_collector_duration_seconds", "Time that the collector's last run took.";
+        /// Whether the last run ended without error.
+        pub gauge SUCCESS: Boolean = "agent_collector_success",
+            "Whether the collector's last run could read every file that it should.";
+        /// Everything that was left out so far.
+        pub counter SKIPPED: Count = "agent_collector_skipped_total",
+            "Lines and values that the collector could not read and left out.";
+    }
 }
 
-impl Batch {
-    /// Adds one sample. A value that is not finite is a skip.
-    pub fn push(&mut self, series: &SeriesKey, value: f64) {
-        if value.is_finite() {
-            self.samples.push(Sample { series: series.clone(), value });
-        } else {
-            self.skip(|| format!("{series} is not a finite number"));
-        }
-    }
+/// The series of `metric` that has no labels.
+fn plain(metric: &'static Metric) -> SeriesKey {
+    SeriesKey::new(metric, Labels::new())
+}
 
-    /// Counts something that could not be read; `what` is only called for the first of a run.
-    pub fn skip(&mut self, what: impl FnOnce() -> String) {
-        self.skipped += 1;
-        if self.first_skip.is_none() {
-            self.first_skip = Some(what());
-        }
-    }
+/// The series of several metrics with the same labels, to be destructured.
+fn keys<const N: usize>(metrics: [&'static Metric; N], labels: &Labels) -> [SeriesKey; N] {
+    metrics.map(|metric| SeriesKey::new(metric, labels.clone()))
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,23 @@ pub struct ReadError {
     /// Why.
     #[source]
     pub cause: io::Error,
+}
+
+/// What a file said, and which file it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// All of it.
+    pub bytes: &'a [u8],
+}
+
+impl Deref for Text<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
 }
 
 /// A file of procfs or sysfs that stays open and is read again and again into the same buffer.
@@ -45,7 +63,7 @@ impl ProcFile {
     ///
     /// # Errors
     /// The file does not exist, may not be read, vanished while it was read, or is longer than 16 MiB.
-    pub fn read(&mut self) -> Result<&[u8], ReadError> {
+    pub fn read(&mut self) -> Result<Text<'_>, ReadError> {
         let result = match self.file.take() {
             Some(file) => Ok(file),
             None => File::open(&self.path),
@@ -54,9 +72,21 @@ impl ProcFile {
         match result {
             Ok((file, len)) => {
                 self.file = Some(file);
-                Ok(self.buffer.get(..len).unwrap_or_default())
+                Ok(Text { path: &self.path, bytes: self.buffer.get(..len).unwrap_or_default() })
             }
             Err(cause) => Err(ReadError { path: self.path.clone(), cause }),
+        }
+    }
+
+    /// The file's present text, or `None` where this kernel has no such file.
+    ///
+    /// # Errors
+    /// As [`Self::read`], but for a file that does not exist.
+    pub fn read_if_exists(&mut self) -> Result<Option<Text<'_>>, ReadError> {
+        match self.read() {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

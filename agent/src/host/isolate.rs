@@ -19,11 +19,13 @@ const MAX_THREADS: usize = 16;
 /// Stack of a helper thread. It is address space; only pages that are used become memory.
 const STACK: usize = 256 << 10;
 
+/// Does the work, says that it returned, then hands over the result: in that order, so that whoever has the result finds the
+/// helper free.
+type Run = Box<dyn FnOnce(&mut dyn FnMut()) + Send>;
+
 /// A call on its way to a helper.
 struct Task {
-    /// Does the work, says that it returned, then hands over the result: in that order, so that whoever has the result finds
-    /// the helper free.
-    run: Box<dyn FnOnce(&mut dyn FnMut()) + Send>,
+    run: Run,
     /// What it is about.
     subject: String,
     /// The helper's own way to be reached, which it puts back when it is free. Nobody else holds it then, so the helper ends
@@ -125,7 +127,7 @@ impl Isolate {
     }
 
     /// Marks the subject and hands the call to the idle helper, or to a new one.
-    fn dispatch(&self, subject: &str, run: Box<dyn FnOnce(&mut dyn FnMut()) + Send>) -> Result<(), Reason> {
+    fn dispatch(&self, subject: &str, run: Run) -> Result<(), Reason> {
         let mut state = lock(&self.state);
         if state.busy.contains(subject) {
             return Err(Reason::StillStuck);

@@ -3,15 +3,17 @@
 mod file;
 mod isolate;
 mod kmsg;
+mod mounts;
 mod process;
 mod sockets;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use file::{ProcFile, ReadError};
+pub use file::{ProcFile, ReadError, Text};
 pub use isolate::{Isolate, Stuck};
 pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
+pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process};
 pub use sockets::SocketOwner;
 
@@ -39,6 +41,13 @@ impl Host {
     /// A path below procfs; `relative` has no leading slash.
     pub fn procfs(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.roots.procfs.join(relative)
+    }
+
+    /// A file below procfs that shows namespaces, as PID 1 sees it: in a container, `mountinfo` and `net/dev` of the host and
+    /// not of the container. Where PID 1 is hidden (`hidepid`), as this process sees it.
+    pub fn procfs_of_init(&self, relative: impl AsRef<Path>) -> PathBuf {
+        let of_init = self.procfs("1").join(relative.as_ref());
+        if of_init.exists() { of_init } else { self.procfs("self").join(relative) }
     }
 
     /// A path below sysfs; `relative` has no leading slash.

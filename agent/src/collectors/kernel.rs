@@ -1,0 +1,90 @@
+//! The kernel's own state: uptime, entropy, and its counters of OOM kills and hung tasks.
+//!
+//! The counters say that something happened; who it happened to is known to the probes and the log.
+
+use super::text::{decimal, fields, number};
+use super::{Batch, Collector, Row, metrics, plain};
+use crate::host::{Host, ProcFile, ReadError};
+use crate::model::SeriesKey;
+
+pub const ROW: Row = Row {
+    name: "kernel",
+    summary: "uptime, entropy, counters of OOM kills and hung tasks",
+    source: "/proc/uptime, /proc/vmstat, /proc/sys/kernel",
+    interval: |config| config.agent.collect_interval,
+    build: |_, host| Box::new(Kernel::new(host)),
+    metrics: METRICS,
+};
+
+metrics! {
+    gauge UPTIME: Seconds = "kernel_uptime_seconds", "Time since boot, suspension included (/proc/uptime).";
+    gauge ENTROPY: Count = "kernel_entropy_bits", "Entropy of the random pool (/proc/sys/kernel/random/entropy_avail).";
+    counter OOM_KILLS: Count = "kernel_oom_kills_total",
+        "Processes that the OOM killer killed since boot; absent before 4.13 (/proc/vmstat oom_kill).";
+    counter HUNG_TASKS: Count = "kernel_hung_tasks_total",
+        "Hung tasks that the kernel detected since boot; absent before 6.13 (/proc/sys/kernel/hung_task_detect_count).";
+}
+
+struct Kernel {
+    uptime: Source,
+    vmstat: ProcFile,
+    oom_kills: SeriesKey,
+    entropy: Source,
+    hung_tasks: Source,
+}
+
+/// A file whose first field is the value.
+struct Source {
+    file: ProcFile,
+    series: SeriesKey,
+}
+
+impl Source {
+    fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Self { file, series } = self;
+        if let Some(text) = file.read_if_exists()? {
+            batch.lines(text, |batch, line| {
+                let value = fields(line).next().and_then(decimal).filter(|value| *value >= 0.0);
+                batch.push(series, value.ok_or("a number that is not negative")?);
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Kernel {
+    fn new(host: &Host) -> Self {
+        let source = |path, metric| Source { file: ProcFile::new(host.procfs(path)), series: plain(metric) };
+        Self {
+            uptime: source("uptime", &UPTIME),
+            vmstat: ProcFile::new(host.procfs("vmstat")),
+            oom_kills: plain(&OOM_KILLS),
+            entropy: source("sys/kernel/random/entropy_avail", &ENTROPY),
+            hung_tasks: source("sys/kernel/hung_task_detect_count", &HUNG_TASKS),
+        }
+    }
+
+    fn collect_oom_kills(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Self { vmstat, oom_kills, .. } = self;
+        batch.lines(vmstat.read()?, |batch, line| {
+            if let Some(value) = line.strip_prefix(b"oom_kill ") {
+                batch.push_count(oom_kills, number(value).ok_or("a number")?);
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+impl Collector for Kernel {
+    fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let results = [
+            self.uptime.collect(batch),
+            self.collect_oom_kills(batch),
+            self.entropy.collect(batch),
+            self.hung_tasks.collect(batch),
+        ];
+        results.into_iter().collect()
+    }
+}

@@ -1,0 +1,459 @@
+//! Processes: how many there are, and what the ones that matter take.
+//!
+//! Those that matter are the largest by CPU and by resident memory, those that a pattern names, and any that has more than
+//! half of its descriptors open. A process is its id and its start time; one that vanishes while it is looked at is no error.
+
+mod descriptors;
+mod stat;
+
+use std::fmt::Write;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
+use rustix::io::Errno;
+
+use self::descriptors::{Counting, parse_limit, parse_table_size, read_small};
+use self::stat::Stat;
+pub use self::stat::parse_stat;
+use super::entities::Entities;
+use super::interval::{Counters, percent};
+use super::text::{lossy, number};
+use super::{Batch, Collector, Row, keys, metrics};
+use crate::config::{Pattern, ProcessCollector};
+use crate::host::{Host, ReadError};
+use crate::model::{Labels, SeriesKey};
+
+pub const ROW: Row = Row {
+    name: "process",
+    summary: "processes in total, and CPU, memory, threads and descriptors of those that matter",
+    source: "/proc/PID/{stat,fd,limits}",
+    interval: |config| config.collector.process_interval,
+    build: |config, host| Box::new(Processes::new(host, &config.collector.process)),
+    metrics: METRICS,
+};
+
+metrics! {
+    gauge COUNT: Count = "process_count", "Processes, threads of the kernel included (/proc).";
+    gauge THREAD_COUNT: Count = "process_all_threads_count", "Threads of all processes (/proc/PID/stat).";
+    gauge ZOMBIES: Count = "process_zombies_count", "Processes that ended and were not waited for (/proc/PID/stat, state Z).";
+    gauge BLOCKED: Count = "process_uninterruptible_count",
+        "Processes whose main thread is in uninterruptible sleep (/proc/PID/stat, state D).";
+    gauge CPU: Percent = "process_cpu_percent", "Processor time of the process by time; 100 is one core (/proc/PID/stat).";
+    gauge RSS: Bytes = "process_rss_bytes", "Resident memory of the process (/proc/PID/stat).";
+    gauge THREADS: Count = "process_threads_count", "Threads of the process (/proc/PID/stat).";
+    gauge FDS: Count = "process_fds_count", "Descriptors that the process has open (/proc/PID/fd).";
+    gauge FD_USAGE: Percent = "process_fd_usage_percent",
+        "Descriptors that the process has open, by its soft limit of them (/proc/PID/fd, /proc/PID/limits).";
+}
+
+/// Above this share of its limit every process is reported.
+const NOTABLE_FD_USAGE: f64 = 50.0;
+
+/// Runs after which the limit of a process is read again even though its descriptors did not grow.
+const LIMIT_RUNS: u32 = 10;
+
+/// How long reading a command line may take. It waits for the process' memory map, which a stuck process may hold for ever.
+const CMDLINE_DEADLINE: Duration = Duration::from_millis(100);
+
+/// Most that is read of a command line.
+const CMDLINE_LEN: u64 = 64 << 10;
+
+struct Processes {
+    host: Host,
+    top: usize,
+    patterns: Vec<Pattern>,
+    page_size: f64,
+    ticks_per_second: f64,
+    procfs: Option<(OwnedFd, Counting)>,
+    processes: Entities<u32, Process>,
+    totals: [SeriesKey; 4],
+    /// Buffers that are kept from run to run.
+    entries: Vec<MaybeUninit<u8>>,
+    scratch: Scratch,
+    ranking: Vec<(f64, u32)>,
+}
+
+/// Buffers for paths and texts below procfs.
+struct Scratch {
+    path: String,
+    text: Vec<u8>,
+}
+
+impl Scratch {
+    /// The text of a small file of a process.
+    fn read(&mut self, procfs: &OwnedFd, pid: u32, file: &str) -> Result<&[u8], Errno> {
+        self.path.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.path, "{pid}/{file}");
+        read_small(procfs, &self.path, &mut self.text)
+    }
+
+    /// The number of open descriptors of a process.
+    fn count(&mut self, procfs: &OwnedFd, pid: u32, counting: Counting) -> Option<u64> {
+        self.path.clear();
+        let _ = write!(self.path, "{pid}/fd");
+        counting.count(procfs, &self.path)
+    }
+}
+
+/// What is known of one process.
+struct Process {
+    start: u64,
+    comm: Vec<u8>,
+    ticks: Counters<1>,
+    /// Whether a pattern names it; `None` until that is decided, once for each program that it runs.
+    is_named: Option<bool>,
+    limit: Limit,
+    /// CPU, RSS, threads, descriptors, usage of descriptors; made when first needed.
+    series: Option<[SeriesKey; 5]>,
+    /// CPU in percent, RSS in bytes, threads, and whether it is one of the largest: of the present run.
+    cpu: Option<f64>,
+    rss: f64,
+    threads: u64,
+    is_top: bool,
+}
+
+impl Process {
+    fn new(stat: &Stat<'_>) -> Self {
+        Self {
+            start: stat.start,
+            comm: stat.comm.to_vec(),
+            ticks: Counters::default(),
+            is_named: None,
+            limit: Limit::default(),
+            series: None,
+            cpu: None,
+            rss: 0.0,
+            threads: 0,
+            is_top: false,
+        }
+    }
+
+    /// Notices that the id went to another process, or that the process runs another program.
+    fn identify(&mut self, stat: &Stat<'_>) {
+        if self.start != stat.start {
+            *self = Self::new(stat);
+        } else if self.comm != stat.comm {
+            let ticks = std::mem::take(&mut self.ticks);
+            *self = Self { ticks, ..Self::new(stat) };
+        }
+    }
+
+    /// The number of open descriptors where it matters, and their share of the limit.
+    fn descriptors(&mut self, pid: u32, procfs: &OwnedFd, counting: Counting, scratch: &mut Scratch) -> Descriptors {
+        let bounds_do = counting == Counting::ByWalk && !self.is_tracked();
+        let bound = if bounds_do {
+            scratch.read(procfs, pid, "status").ok().and_then(parse_table_size)
+        } else {
+            scratch.count(procfs, pid, counting)
+        };
+        let Some(bound) = bound else { return Descriptors::default() };
+        if bound > 0 && self.limit.is_outdated(bound) {
+            let soft = scratch.read(procfs, pid, "limits").ok().and_then(parse_limit);
+            self.limit = Limit { soft, at: Some(bound), age: 0 };
+        }
+        let soft = self.limit.soft;
+        let usage = |fds: u64| percent(fds as f64, soft? as f64);
+        if !bounds_do {
+            return Descriptors { open: Some(bound), usage: usage(bound) };
+        }
+        if usage(bound).is_some_and(|usage| usage <= NOTABLE_FD_USAGE) {
+            return Descriptors::default();
+        }
+        let open = scratch.count(procfs, pid, counting);
+        Descriptors { open, usage: open.and_then(usage) }
+    }
+
+    fn is_tracked(&self) -> bool {
+        self.is_top || self.is_named == Some(true)
+    }
+
+    fn emit(&mut self, batch: &mut Batch, pid: u32, descriptors: Descriptors) {
+        let [cpu, rss, threads, fds, fd_usage] = self.series.get_or_insert_with(|| {
+            let labels = Labels::new().with("pid", pid.to_string()).with("comm", lossy(&self.comm));
+            keys([&CPU, &RSS, &THREADS, &FDS, &FD_USAGE], &labels)
+        });
+        if let Some(value) = self.cpu {
+            batch.push(cpu, value);
+        }
+        batch.push(rss, self.rss);
+        batch.push_count(threads, self.threads);
+        if let Some(open) = descriptors.open {
+            batch.push_count(fds, open);
+        }
+        if let Some(usage) = descriptors.usage {
+            batch.push(fd_usage, usage);
+        }
+    }
+}
+
+/// Descriptors of a process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Descriptors {
+    open: Option<u64>,
+    /// In percent of the soft limit.
+    usage: Option<f64>,
+}
+
+/// The soft limit of descriptors, read when it may matter.
+#[derive(Default)]
+struct Limit {
+    /// `None`: there is none.
+    soft: Option<u64>,
+    /// Descriptors when it was read; `None`: it was not.
+    at: Option<u64>,
+    /// Runs since then.
+    age: u32,
+}
+
+impl Limit {
+    /// Whether to read it again: there are more descriptors than ever since, or it has not been looked at for long.
+    fn is_outdated(&mut self, fds: u64) -> bool {
+        self.age += 1;
+        self.at.is_none_or(|at| fds > at) || self.age >= LIMIT_RUNS
+    }
+}
+
+impl Processes {
+    fn new(host: &Host, config: &ProcessCollector) -> Self {
+        Self {
+            host: host.clone(),
+            top: config.track_top_n,
+            patterns: config.track_patterns.clone(),
+            page_size: rustix::param::page_size() as f64,
+            ticks_per_second: rustix::param::clock_ticks_per_second() as f64,
+            procfs: None,
+            processes: Entities::default(),
+            totals: keys([&COUNT, &THREAD_COUNT, &ZOMBIES, &BLOCKED], &Labels::new()),
+            entries: vec![MaybeUninit::uninit(); 8 << 10],
+            scratch: Scratch { path: String::new(), text: vec![0; 4 << 10] },
+            ranking: Vec::new(),
+        }
+    }
+
+    /// Reads the `stat` of all processes.
+    fn scan(&mut self, batch: &mut Batch, procfs: &OwnedFd) -> io::Result<()> {
+        seek(procfs, SeekFrom::Start(0))?;
+        let mut entries = RawDir::new(procfs, &mut self.entries);
+        let [mut count, mut threads, mut zombies, mut blocked] = [0; 4];
+        while let Some(entry) = entries.next() {
+            let Some(pid) = number(entry?.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()) else { continue };
+            let path = || self.host.procfs(format!("{pid}/stat"));
+            let stat = match self.scratch.read(procfs, pid, "stat").map(parse_stat) {
+                Ok(Ok(stat)) => stat,
+                Err(Errno::NOENT | Errno::SRCH) => continue,
+                Ok(Err(expected)) => {
+                    batch.skip(|| format!("{}: expected {expected}", path().display()));
+                    continue;
+                }
+                Err(error) => {
+                    batch.skip(|| format!("cannot read {}: {error}", path().display()));
+                    continue;
+                }
+            };
+            count += 1;
+            threads += stat.threads;
+            zombies += u64::from(stat.state == b'Z');
+            blocked += u64::from(stat.state == b'D');
+            let (host, patterns, ticks_per_second) = (&self.host, &self.patterns, self.ticks_per_second);
+            self.processes.see(
+                &pid,
+                || Process::new(&stat),
+                |process| {
+                    process.identify(&stat);
+                    process.is_named.get_or_insert_with(|| is_named(host, patterns, batch, pid, &stat));
+                    process.cpu = process.ticks.advance(batch.at(), [stat.ticks]).map(|growth| {
+                        let [ticks] = growth.by;
+                        ticks as f64 / ticks_per_second / growth.seconds * 100.0
+                    });
+                    process.rss = stat.rss_pages as f64 * self.page_size;
+                    process.threads = stat.threads;
+                    process.is_top = false;
+                },
+            );
+        }
+        self.processes.end_run();
+        for (series, value) in self.totals.iter().zip([count, threads, zombies, blocked]) {
+            batch.push_count(series, value);
+        }
+        Ok(())
+    }
+
+    /// Marks the processes that `measure` is largest of; one without it, or with zero, is none of them.
+    fn rank(&mut self, measure: impl Fn(&Process) -> Option<f64>) {
+        let ranking = &mut self.ranking;
+        ranking.clear();
+        let measured = self.processes.iter_mut().filter_map(|(&pid, process)| Some((measure(process)?, pid)));
+        ranking.extend(measured.filter(|(value, _)| *value > 0.0));
+        if self.top < ranking.len() {
+            ranking.select_nth_unstable_by(self.top, |(a, a_pid), (b, b_pid)| b.total_cmp(a).then(a_pid.cmp(b_pid)));
+        }
+        for (_, pid) in ranking.iter().take(self.top) {
+            if let Some(process) = self.processes.get_mut(pid) {
+                process.is_top = true;
+            }
+        }
+    }
+
+    /// Looks at descriptors and emits what there is to say of single processes.
+    fn emit(&mut self, batch: &mut Batch, procfs: &OwnedFd, counting: Counting) {
+        for (&pid, process) in self.processes.iter_mut() {
+            let descriptors = process.descriptors(pid, procfs, counting, &mut self.scratch);
+            if process.is_tracked() || descriptors.usage.is_some_and(|usage| usage > NOTABLE_FD_USAGE) {
+                process.emit(batch, pid, descriptors);
+            }
+        }
+    }
+
+    fn run(&mut self, batch: &mut Batch) -> io::Result<()> {
+        let (procfs, counting) = match self.procfs.take() {
+            Some(open) => open,
+            None => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let procfs = rustix::fs::open(self.host.procfs(""), flags, Mode::empty())?;
+                let counting = Counting::find(&procfs);
+                (procfs, counting)
+            }
+        };
+        self.scan(batch, &procfs)?;
+        self.rank(|process| process.cpu);
+        self.rank(|process| Some(process.rss));
+        self.emit(batch, &procfs, counting);
+        self.procfs = Some((procfs, counting));
+        Ok(())
+    }
+}
+
+impl Collector for Processes {
+    fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        self.run(batch).map_err(|cause| ReadError { path: self.host.procfs(""), cause })
+    }
+}
+
+/// Whether a pattern matches the command's name or, only then asked for, its command line.
+fn is_named(host: &Host, patterns: &[Pattern], batch: &mut Batch, pid: u32, stat: &Stat<'_>) -> bool {
+    let matches = |text: &str| patterns.iter().any(|Pattern(pattern)| pattern.is_match(text));
+    if patterns.is_empty() || matches(&lossy(stat.comm)) {
+        return !patterns.is_empty();
+    }
+    if stat.is_kernel_thread {
+        return false;
+    }
+    let path = host.procfs(format!("{pid}/cmdline"));
+    let subject = format!("the command line of process {pid}");
+    let read = move || -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        std::fs::File::open(path)?.take(CMDLINE_LEN).read_to_end(&mut line)?;
+        Ok(line)
+    };
+    match host.isolate().call(&subject, CMDLINE_DEADLINE, read) {
+        Ok(Ok(mut line)) => {
+            line.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+            matches(lossy(&line).trim_end())
+        }
+        // It is gone, or is not ours to look at.
+        Ok(Err(_)) => false,
+        Err(stuck) => {
+            batch.skip(|| stuck.to_string());
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::HostRoots;
+
+    fn collector(top: usize, patterns: &[&str]) -> Processes {
+        let track_patterns = patterns.iter().map(|pattern| Pattern(regex::Regex::new(pattern).unwrap())).collect();
+        Processes::new(&Host::new(HostRoots::default()), &ProcessCollector { track_top_n: top, track_patterns })
+    }
+
+    /// Values of `metric` by pid.
+    fn values(batch: &Batch, metric: &str) -> Vec<(u32, f64)> {
+        let of = batch.samples.iter().filter(|sample| sample.series.metric().name == metric);
+        of.filter_map(|sample| Some((sample.series.labels().get("pid")?.parse().ok()?, sample.value))).collect()
+    }
+
+    /// A process that does nothing until it is dropped.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start(script: &str) -> Self {
+            let mut command = Command::new("sh");
+            // It says when it is ready, and waits for an end of input that comes with its own.
+            command.args(["-c", &format!("{script}; echo; read line")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+            Self(child)
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_pattern_finds_a_process_by_its_command_line() {
+        let sleeper = Sleeper::start(": marked-by-this-test");
+        let mut batch = Batch::new(Instant::now());
+        collector(0, &["marked-by-th[i]s"]).collect(&mut batch).unwrap();
+        assert!(values(&batch, "process_rss_bytes").iter().any(|&(pid, rss)| pid == sleeper.0.id() && rss > 0.0));
+        assert!(values(&batch, "process_cpu_percent").is_empty(), "the first run has nothing to compare with");
+    }
+
+    #[test]
+    fn the_largest_are_tracked_and_no_more() {
+        let mut batch = Batch::new(Instant::now());
+        collector(1, &[]).collect(&mut batch).unwrap();
+        // All that have more than half of their descriptors open come with them.
+        let full = values(&batch, "process_fd_usage_percent").iter().filter(|(_, usage)| *usage > NOTABLE_FD_USAGE).count();
+        assert!((1..=1 + full).contains(&values(&batch, "process_rss_bytes").len()));
+    }
+
+    #[test]
+    fn who_runs_out_of_descriptors_is_reported_on_every_kernel() {
+        let sleeper = Sleeper::start("ulimit -n 16; exec 3</dev/null 4<&3 5<&3 6<&3 7<&3 8<&3 9<&3");
+        let open = std::fs::read_dir(format!("/proc/{}/fd", sleeper.0.id())).unwrap().count();
+        assert!((10..=16).contains(&open), "three came with the process, and seven it opened: {open}");
+        for counting in [Counting::BySize, Counting::ByWalk] {
+            let mut collector = collector(0, &[]);
+            let procfs: OwnedFd = std::fs::File::open("/proc").unwrap().into();
+            if counting == Counting::BySize && Counting::find(&procfs) == Counting::ByWalk {
+                continue;
+            }
+            collector.procfs = Some((procfs, counting));
+            let mut batch = Batch::new(Instant::now());
+            collector.collect(&mut batch).unwrap();
+            let usage = values(&batch, "process_fd_usage_percent").into_iter().find(|(pid, _)| *pid == sleeper.0.id());
+            assert_eq!(usage, Some((sleeper.0.id(), open as f64 / 16.0 * 100.0)), "{counting:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_id_that_is_used_again_is_another_process() {
+        let stat =
+            |start, comm, ticks| Stat { comm, state: b'S', is_kernel_thread: false, ticks, threads: 1, start, rss_pages: 1 };
+        let now = Instant::now();
+        let mut process = Process::new(&stat(7, b"sh", 100));
+        process.ticks.advance(now, [100]);
+        process.is_named = Some(true);
+
+        process.identify(&stat(7, b"nginx", 110));
+        assert_eq!(process.is_named, None, "another program");
+        assert!(process.ticks.advance(now + Duration::from_secs(1), [110]).is_some(), "the same process");
+
+        process.identify(&stat(8, b"nginx", 120));
+        assert!(process.ticks.advance(now + Duration::from_secs(2), [120]).is_none(), "another process");
+    }
+}
