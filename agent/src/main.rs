@@ -1,3 +1,21 @@
 //! The program: parses its arguments, sets up logging, calls a command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sysops_agent::cli::{Cli, Command};
+use sysops_agent::commands;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Doctor(options)) => commands::doctor::run(&options),
+        None if cli.run.validate => commands::validate::run(&cli.run.common.config),
+        None => commands::run::run(&cli.run),
+    };
+    result.unwrap_or_else(|error| {
+        // The alternate form puts all causes on one line.
+        eprintln!("sysops-agent: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,1 +1,397 @@
-//! Not written yet.
+//! The only place that knows everything: builds the parts, wires them, looks after them, stops them.
+//!
+//! Three threads: this one runs the engine, the logs and the channels on one single-threaded runtime; `collectors` polls the
+//! host; `probes` reads what the kernel sends. Each part that panics is started again by itself.
+
+mod collecting;
+mod screen;
+pub mod signals;
+mod stop;
+
+use std::net::UdpSocket;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
+
+use crate::alerting::Router;
+use crate::config::{self, Config};
+use crate::engine::{self, Engine};
+use crate::host::{self, Host};
+use crate::logs::{self, LogSource};
+use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp, Unit};
+use crate::notifiers::{self, Sender};
+use crate::probes::{ProbeReader, Seen, Stop};
+use collecting::Collecting;
+pub use screen::table;
+use signals::Signal;
+use stop::{FIRST, LONGEST, POLL, Part, StopFlag};
+
+/// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.
+const QUEUE: usize = 1024;
+/// How long a stop may take.
+const STOP: Duration = Duration::from_millis(1900);
+/// How much of that the sources have to hand over what they hold; the rest is for the alerts, and for the kernel to take the
+/// programs out.
+const STOP_SOURCES: Duration = Duration::from_millis(400);
+
+/// What the runtime itself counts.
+pub const METRICS: &[Metric] = &[LOG_LOST];
+
+const LOG_LOST: Metric = Metric::counter(
+    "agent_log_records_lost_total",
+    Unit::Count,
+    "Records of a log that were overwritten before they were read, by gaps in their sequence numbers",
+);
+
+type Queue = mpsc::Sender<(Timestamp, Observation)>;
+type Observations = mpsc::Receiver<(Timestamp, Observation)>;
+
+/// Runs until SIGTERM or SIGINT; SIGHUP reads the configuration at `path` again.
+///
+/// # Errors
+/// The system gives no threads, no file descriptors, or the process id cannot be written where the configuration wants it.
+pub fn run(config: Config, path: &Path, probe_log: bool) -> anyhow::Result<()> {
+    // SAFETY: mallopt only sets a number. Few threads allocate here, and an arena for each would cost more than it gives.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(config, path, probe_log));
+    // What hangs in the kernel must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    let pid_file = PidFile::write(&config)?;
+    let (queue, mut observations) = mpsc::channel(QUEUE);
+    let mut hostname = hostname(&config);
+    let mut core = Core::new(&config, &hostname);
+    let mut outlet = Outlet::open(&config, &hostname);
+    let mut sources = Sources::start(&config, &queue, probe_log)?;
+    screen::introduce(&config, &hostname, &sources.signals, &sources.log_notes);
+    core.note(&sources.signals);
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_own = Instant::now();
+    let mut screen = screen::Events::default();
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                let Some(new) = reread(path) else { continue };
+                if hostname != self::hostname(&new) {
+                    tracing::warn!("[agent] hostname takes effect with the next start");
+                }
+                hostname = self::hostname(&new);
+                wind_down(&mut core, &mut sources, &mut observations, &mut outlet).await;
+                core.engine.reconfigure(&new);
+                outlet = Outlet::open(&new, &hostname);
+                sources = Sources::start(&new, &queue, probe_log)?;
+                core.note(&sources.signals);
+                config = new;
+                tracing::info!("configuration {} is in force", path.display());
+            }
+            Some((at, observation)) = observations.recv() => {
+                if let Observation::Event(event) = &observation {
+                    screen.show(at, event);
+                }
+                core.observe(at, observation);
+            }
+            _ = tick.tick() => {
+                core.observe(host::now(), Observation::Tick);
+                if Instant::now() >= next_own {
+                    next_own = Instant::now() + config.agent.collect_interval;
+                    let values = own_samples(&core, &outlet, &sources);
+                    core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
+                }
+            }
+        }
+        core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+    }
+    tracing::info!("stopping");
+    wind_down(&mut core, &mut sources, &mut observations, &mut outlet).await;
+    drop(pid_file);
+    Ok(())
+}
+
+/// Ends the sources, lets the engine see all that they saw, and sends what it has to say.
+async fn wind_down(core: &mut Core, sources: &mut Sources, observations: &mut Observations, outlet: &mut Outlet) {
+    let begun = Instant::now();
+    sources.stop().await;
+    while let Ok((at, observation)) = observations.try_recv() {
+        core.observe(at, observation);
+    }
+    core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+    // The kernel takes its time to let programs go, and needs nobody's help for it.
+    let deadline = begun + STOP;
+    tokio::join!(sources.join(deadline), outlet.close(deadline.saturating_duration_since(Instant::now())));
+}
+
+/// The engine, and what it said and nobody has taken yet.
+struct Core {
+    engine: Engine,
+    alerts: Vec<Alert>,
+    config: Config,
+    hostname: String,
+    /// By row of the engine's own metrics.
+    series: Vec<SeriesKey>,
+}
+
+impl Core {
+    fn new(config: &Config, hostname: &str) -> Self {
+        let engine = Engine::new(config, hostname);
+        let series = engine::METRICS.iter().map(|metric| SeriesKey::new(metric, Labels::new())).collect();
+        Self { engine, alerts: Vec::new(), config: config.clone(), hostname: hostname.to_owned(), series }
+    }
+
+    /// Hands over one observation. An engine that panics is replaced by a new one, which knows nothing of open incidents.
+    fn observe(&mut self, at: Timestamp, observation: Observation) {
+        let engine = &mut self.engine;
+        let alerts = &mut self.alerts;
+        if catch_unwind(AssertUnwindSafe(|| engine.observe(at, observation, alerts))).is_err() {
+            tracing::error!("the engine panicked and starts anew; open incidents are forgotten; please report this");
+            self.engine = Engine::new(&self.config, &self.hostname);
+        }
+    }
+
+    /// Tells the engine which signals have their probe.
+    fn note(&mut self, signals: &[Signal]) {
+        for Signal { name, probed, .. } in signals {
+            self.observe(host::now(), Observation::Source(SourceState { signal: name, probed: *probed }));
+        }
+    }
+}
+
+/// The way out: channels with their couriers.
+struct Outlet {
+    router: Router,
+    couriers: JoinSet<()>,
+}
+
+impl Outlet {
+    fn open(config: &Config, hostname: &str) -> Self {
+        let (channels, errors) = notifiers::build(config);
+        errors.iter().for_each(|error| tracing::error!("{error}; the other channels go on"));
+        for channel in notifiers::unavailable(config) {
+            tracing::warn!("alerting.{channel} is enabled, but this version has no such channel yet; nothing is sent there");
+        }
+        let sender = Sender {
+            hostname: hostname.to_owned(),
+            address: own_address(),
+            time_zone: jiff::tz::TimeZone::system(),
+            pid: std::process::id(),
+        };
+        let router = Router::new(channels, sender);
+        let mut couriers = JoinSet::new();
+        for courier in router.couriers() {
+            couriers.spawn(async move {
+                let courier = Arc::new(courier);
+                let mut wait = FIRST;
+                loop {
+                    let running = Arc::clone(&courier);
+                    match tokio::spawn(async move { running.run().await }).await {
+                        Ok(()) => return,
+                        Err(error) => tracing::error!("channel {}: {error}; started again in {wait:?}", courier.name()),
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST);
+                }
+            });
+        }
+        Self { router, couriers }
+    }
+
+    /// Sends what is queued, for as long as `limit`.
+    async fn close(&mut self, limit: Duration) {
+        self.router.flush(limit).await;
+        self.couriers.abort_all();
+    }
+}
+
+/// Everything that makes observations.
+struct Sources {
+    signals: Vec<Signal>,
+    log_notes: Vec<String>,
+    stop: StopFlag,
+    probe_stop: Stop,
+    parts: Vec<Part>,
+    logs: Vec<JoinHandle<()>>,
+    log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
+}
+
+impl Sources {
+    fn start(config: &Config, queue: &Queue, probe_log: bool) -> anyhow::Result<Self> {
+        let host = Host::new(config.host.clone());
+        let (attached, signals) = signals::attach(config, &host, probe_log);
+        let stop = StopFlag::default();
+        let probe_stop = Stop::new().context("cannot make an eventfd")?;
+        let mut sources = Self {
+            signals,
+            log_notes: Vec::new(),
+            stop,
+            probe_stop,
+            parts: Vec::new(),
+            logs: Vec::new(),
+            log_losses: Vec::new(),
+        };
+        if !attached.is_empty() {
+            let mut reader = ProbeReader::new(attached, &host, &config.ebpf, config.agent.collect_interval);
+            let (stop, queue) = (sources.probe_stop.clone(), queue.clone());
+            let body = move || {
+                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen))).is_ok();
+                if let Err(error) = reader.run(&stop, &mut emit) {
+                    tracing::error!("probes: cannot wait for events: {error}; no events arrive any more");
+                }
+            };
+            sources.parts.push(Part::start("probes", sources.stop.clone(), body).context("cannot start a thread")?);
+        }
+        let mut collecting = Collecting::new(config, &host);
+        let (stop, emitter) = (sources.stop.clone(), queue.clone());
+        let body = move || {
+            let mut emit = |samples| emitter.blocking_send((host::now(), Observation::Samples(samples))).is_ok();
+            collecting.run(&stop, &mut emit);
+        };
+        sources.parts.push(Part::start("collectors", sources.stop.clone(), body).context("cannot start a thread")?);
+        sources.start_logs(config, &host, queue);
+        Ok(sources)
+    }
+
+    fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue) {
+        if !config.log_analyzer.enabled {
+            return;
+        }
+        for row in logs::SOURCES.iter().filter(|row| config.log_analyzer.sources.contains(&row.key)) {
+            let source = match (row.open)(host) {
+                Ok(source) => source,
+                Err(unavailable) => {
+                    self.log_notes.push(format!("{}: {unavailable}", row.name));
+                    continue;
+                }
+            };
+            self.log_notes.push(format!("{}: {}", row.name, row.summary));
+            let lost = Arc::new(AtomicU64::new(0));
+            self.log_losses.push((SeriesKey::new(&LOG_LOST, Labels::new().with("source", row.name)), Arc::clone(&lost)));
+            self.logs.push(tokio::spawn(follow(row, source, host.clone(), queue.clone(), lost)));
+        }
+    }
+
+    /// Tells everything to stop, and waits a moment until nothing makes observations any more.
+    async fn stop(&mut self) {
+        self.stop.raise();
+        self.probe_stop.stop();
+        self.logs.drain(..).for_each(|log| log.abort());
+        let deadline = Instant::now() + STOP_SOURCES;
+        while Instant::now() < deadline && !self.parts.iter().all(Part::returned) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until everything has ended; BPF programs leave the kernel with the thread that holds them.
+    async fn join(&mut self, deadline: Instant) {
+        for part in self.parts.drain(..) {
+            part.join(deadline).await;
+        }
+    }
+}
+
+fn observation_of(seen: Seen) -> Observation {
+    match seen {
+        Seen::Event(event) => Observation::Event(Box::new(event)),
+        Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
+    }
+}
+
+/// Reads one log, and opens it again where it ended.
+async fn follow(row: &'static logs::Row, source: Box<dyn LogSource>, host: Host, queue: Queue, lost: Arc<AtomicU64>) {
+    let mut source = Some(source);
+    let mut wait = FIRST;
+    loop {
+        if let Some(open) = &mut source {
+            match open.next().await {
+                Ok(logged) => {
+                    wait = FIRST;
+                    lost.fetch_add(logged.lost, Ordering::Relaxed);
+                    if queue.send((host::now(), Observation::Log(logged.record))).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Err(error) => tracing::warn!("log {}: {error}; opened again in {wait:?}", row.name),
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST);
+        source = (row.open)(&host).ok();
+    }
+}
+
+/// Reads the configuration again; a bad one changes nothing.
+fn reread(path: &Path) -> Option<Config> {
+    config::load(path).inspect_err(|problems| tracing::error!("the configuration stays as it was: {problems}")).ok()
+}
+
+fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let engine = core.engine.stats();
+    samples.extend(core.series.iter().zip(engine.values()).map(|(series, (_, value))| Sample { series: series.clone(), value }));
+    outlet.router.samples(&mut samples);
+    #[expect(clippy::cast_precision_loss, reason = "a count beyond 2^53 is out of reach")]
+    samples.extend(
+        sources
+            .log_losses
+            .iter()
+            .map(|(series, lost)| Sample { series: series.clone(), value: lost.load(Ordering::Relaxed) as f64 }),
+    );
+    samples
+}
+
+/// The name for alerts: the configured one, else the host's.
+fn hostname(config: &Config) -> String {
+    let own = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    config.agent.hostname.clone().unwrap_or_else(own)
+}
+
+/// The address that the host would use towards the world; empty where it has none. Connecting a datagram socket sends nothing.
+fn own_address() -> String {
+    let address = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        // An address that is reserved for documentation (RFC 5737), behind the default route wherever there is one.
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    address.map_or(String::new(), |address| address.ip().to_string())
+}
+
+/// The file that holds the process id; removed when the agent stops.
+struct PidFile(Option<std::path::PathBuf>);
+
+impl PidFile {
+    fn write(config: &Config) -> anyhow::Result<Self> {
+        if let Some(path) = &config.agent.pid_file {
+            std::fs::write(path, format!("{}\n", std::process::id())).with_context(|| {
+                format!("cannot write [agent] pid_file = {}; its directory must exist and be writable", path.display())
+            })?;
+        }
+        Ok(Self(config.agent.pid_file.clone()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // A file that somebody else removed is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! Not written yet.
+//! What the program can be told to do: one file a command.
+
+pub mod doctor;
+pub mod run;
+pub mod validate;

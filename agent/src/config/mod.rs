@@ -72,6 +72,12 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// All levels with their names in files and on the command line.
+    pub const NAMES: [(&str, Self); 5] =
+        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug), ("trace", Self::Trace)];
+}
+
 /// `[agent]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {

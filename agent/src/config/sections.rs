@@ -11,14 +11,6 @@ use super::{
 /// Longest interval, in seconds: a day.
 pub(super) const DAY: u64 = 86_400;
 
-const LOG_LEVELS: [(&str, LogLevel); 5] = [
-    ("error", LogLevel::Error),
-    ("warn", LogLevel::Warn),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
-    ("trace", LogLevel::Trace),
-];
-
 const TRANSPORTS: [(&str, Transport); 3] =
     [("auto", Transport::Auto), ("ringbuf", Transport::Ringbuf), ("perf", Transport::Perf)];
 
@@ -49,7 +41,7 @@ fn agent(s: &mut Section<'_>) -> Agent {
     Agent {
         hostname: s.optional("hostname", "a host name", text::word),
         collect_interval: s.secs("collect_interval_secs", 1..=DAY, default.collect_interval),
-        log_level: s.choice("log_level", &LOG_LEVELS, default.log_level),
+        log_level: s.choice("log_level", &LogLevel::NAMES, default.log_level),
         data_dir: s.path("data_dir", default.data_dir),
         pid_file: s.optional_path("pid_file"),
     }

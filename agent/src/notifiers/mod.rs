@@ -13,6 +13,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use text::escape;
+
 use crate::config::Config;
 use crate::model::{Alert, Severity};
 

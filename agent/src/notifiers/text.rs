@@ -21,7 +21,7 @@ fn acts(c: char) -> bool {
 
 /// `text` with every character that [acts](acts) written as its escape. A backslash stays as it is: systemd's unit names
 /// are full of them, and have to be pasted into other commands.
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
+pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(acts) {
         return Cow::Borrowed(text);
     }

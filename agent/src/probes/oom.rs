@@ -72,10 +72,7 @@ impl Probe for Oom {
         size("anon_rss_kb", record.anon_rss_kb);
         size("file_rss_kb", record.file_rss_kb);
         size("shmem_rss_kb", record.shmem_rss_kb);
-        size(
-            "page_tables_bytes",
-            record.pgtables_kb.saturating_mul(if record.pgtables_kb == OomRecord::UNKNOWN { 1 } else { 1024 }),
-        );
+        size("pgtables_kb", record.pgtables_kb);
         if record.victim_uid != u32::MAX {
             evidence.insert("uid".into(), record.victim_uid.into());
         }

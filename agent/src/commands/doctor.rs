@@ -1,0 +1,160 @@
+//! `doctor`: which source serves each signal on this host, which better one does not and why, and what to do.
+//!
+//! It says nothing that it did not try: probes are loaded and attached, files are read, each collector runs once.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+
+use crate::cli::{self, Doctor};
+use crate::collectors::{Batch, COLLECTORS};
+use crate::config::{self, Config};
+use crate::host::Host;
+use crate::notifiers;
+use crate::runtime::signals::{self, Signal};
+use crate::runtime::table;
+
+/// Examines the host and prints what it found. The exit code is 0 where every signal has a source.
+///
+/// # Errors
+/// The configuration is bad.
+pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
+    let config = load(&options.config)?;
+    let host = Host::new(config.host.clone());
+    let (attached, signals) = signals::attach(&config, &host, false);
+    let map_bytes: u64 = attached.iter().map(|probe| probe.map_bytes).sum();
+    let collectors = try_collectors(&config, &host);
+    let log = signals::kernel_log(&config, &host);
+    let facts = facts(&host);
+    let served = signals.iter().all(|signal| signal.source.is_some());
+    if options.json {
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "host": facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect::<serde_json::Map<_, Value>>(),
+            "bpf_map_bytes": map_bytes,
+            "signals": signals.iter().map(signal_json).collect::<Vec<_>>(),
+            "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
+            "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
+            "channels_unavailable": notifiers::unavailable(&config),
+        });
+        println!("{report:#}");
+    } else {
+        for (name, value) in &facts {
+            anstream::println!("{name:<18}{}", notifiers::escape(value));
+        }
+        anstream::println!("{:<18}{} KiB\n\nsignals", "BPF maps", map_bytes / 1024);
+        anstream::print!("{}", table(&signals));
+        if let Err(unavailable) = &log {
+            anstream::println!("  {:<16}not read: {}; {}", "kernel log", unavailable.why, unavailable.advice);
+        }
+        anstream::println!("\ncollectors");
+        for tried in &collectors {
+            anstream::println!("  {:<16}{}", tried.name, tried.text());
+        }
+        for channel in notifiers::unavailable(&config) {
+            anstream::println!("\nalerting.{channel} is enabled, but this version has no such channel yet");
+        }
+    }
+    Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    if path == Path::new(cli::DEFAULT_CONFIG) && !path.exists() {
+        return Ok(Config::default());
+    }
+    config::load(path).map_err(|problems| anyhow!("the configuration is not good\n{problems}"))
+}
+
+fn signal_json(signal: &Signal) -> Value {
+    let better: Vec<Value> =
+        signal.better.iter().map(|unavailable| json!({"why": unavailable.why, "advice": unavailable.advice})).collect();
+    json!({
+        "signal": signal.name,
+        "summary": signal.summary,
+        "source": signal.source,
+        "probe": signal.probed,
+        "better": better,
+    })
+}
+
+/// One run of a collector.
+struct Tried {
+    name: &'static str,
+    source: &'static str,
+    series: usize,
+    skipped: u64,
+    first_skip: Option<String>,
+    error: Option<String>,
+}
+
+impl Tried {
+    fn json(&self) -> Value {
+        json!({
+            "collector": self.name,
+            "source": self.source,
+            "series": self.series,
+            "skipped": self.skipped,
+            "first_skip": self.first_skip,
+            "error": self.error,
+        })
+    }
+
+    fn text(&self) -> String {
+        let skips = match &self.first_skip {
+            Some(first) => format!(", {} left out: {first}", self.skipped),
+            None => String::new(),
+        };
+        match &self.error {
+            Some(error) => format!("fails: {error}"),
+            None => format!("{}: {} series at a first reading{skips}", self.source, self.series),
+        }
+    }
+}
+
+fn try_collectors(config: &Config, host: &Host) -> Vec<Tried> {
+    let run = |row: &crate::collectors::Row| {
+        let mut batch = Batch::new(Instant::now());
+        let error = (row.build)(config, host).collect(&mut batch).err().map(|error| error.to_string());
+        let Batch { samples, skipped, first_skip, .. } = batch;
+        Tried { name: row.name, source: row.source, series: samples.len(), skipped, first_skip, error }
+    };
+    COLLECTORS.iter().map(run).collect()
+}
+
+/// What decides over the sources: kernel, user, capabilities, lockdown.
+fn facts(host: &Host) -> Vec<(&'static str, String)> {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let user = rustix::process::geteuid();
+    let user = if user.is_root() { "root".to_owned() } else { format!("uid {}", user.as_raw()) };
+    let lockdown = std::fs::read_to_string(host.sysfs("kernel/security/lockdown")).unwrap_or_default();
+    // The active mode stands in brackets: none [integrity] confidentiality
+    let lockdown = lockdown.split_once('[').and_then(|(_, rest)| rest.split(']').next()).unwrap_or("unknown").to_owned();
+    let btf = if host.sysfs("kernel/btf/vmlinux").exists() { "yes" } else { "no" };
+    vec![
+        ("kernel", kernel),
+        ("user", user),
+        ("capabilities", capabilities(host)),
+        ("lockdown", lockdown),
+        ("kernel BTF", btf.to_owned()),
+    ]
+}
+
+/// Those effective capabilities that matter here (linux/capability.h), by their bits in `CapEff` of `/proc/self/status`.
+fn capabilities(host: &Host) -> String {
+    const RELEVANT: [(u32, &str); 7] = [
+        (2, "DAC_READ_SEARCH"),
+        (19, "SYS_PTRACE"),
+        (21, "SYS_ADMIN"),
+        (24, "SYS_RESOURCE"),
+        (34, "SYSLOG"),
+        (38, "PERFMON"),
+        (39, "BPF"),
+    ];
+    let status = host.process(std::process::id()).text("status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
+    let held: Vec<&str> = RELEVANT.iter().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name).collect();
+    if held.is_empty() { "none that matter here".to_owned() } else { held.join(" ") }
+}

@@ -1,0 +1,26 @@
+//! `--validate`: checks a configuration and says everything that is wrong with it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::{config, notifiers};
+
+/// Prints the verdict: on standard output where the configuration is good, else each problem on standard error.
+///
+/// # Errors
+/// None; a bad configuration is an exit code of 1.
+pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    match config::load(path) {
+        Ok(config) => {
+            println!("{}: good", path.display());
+            for channel in notifiers::unavailable(&config) {
+                println!("note: alerting.{channel} is enabled, but this version has no such channel yet");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
