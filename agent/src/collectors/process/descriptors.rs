@@ -4,10 +4,9 @@
 //! directory elsewhere. There the size of the descriptor table tells beforehand who cannot be near its limit.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, openat, statat};
-use rustix::io::Errno;
 
 use crate::collectors::text::{fields, number};
 
@@ -57,22 +56,6 @@ pub fn parse_limit(text: &[u8]) -> Option<u64> {
 /// The size of the descriptor table in the text of `/proc/PID/status`: no less than the number of open descriptors.
 pub fn parse_table_size(text: &[u8]) -> Option<u64> {
     text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"FDSize:")).and_then(|size| fields(size).number())
-}
-
-/// Reads a small file below procfs into `buffer` with one call, which is how procfs gives a consistent text; gives as much
-/// of it as fits.
-///
-/// # Errors
-/// It cannot be opened or read; `NOENT` and `SRCH` say that the process is gone.
-pub fn read_small<'a>(procfs: impl AsFd, path: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let file = openat(procfs, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let len = loop {
-        match rustix::io::read(&file, &mut *buffer) {
-            Err(Errno::INTR) => {}
-            result => break result?,
-        }
-    };
-    Ok(buffer.get(..len).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! half of its descriptors open. A process is its id and its start time; one that vanishes while it is looked at is no error.
 
 mod descriptors;
+mod entity;
 mod stat;
 
-use std::fmt::Write;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
 
-use self::descriptors::{Counting, parse_limit, parse_table_size, read_small};
+use self::descriptors::Counting;
+use self::entity::{NOTABLE_FD_USAGE, Process, Scratch};
 use self::stat::Stat;
 pub use self::stat::parse_stat;
 use super::entities::Entities;
-use super::interval::{Counters, percent};
 use super::text::{lossy, number};
 use super::{Batch, Collector, Row, keys, metrics};
 use crate::config::{Pattern, ProcessCollector};
@@ -49,11 +49,8 @@ metrics! {
         "Descriptors that the process has open, by its soft limit of them (/proc/PID/fd, /proc/PID/limits).";
 }
 
-/// Above this share of its limit every process is reported.
-const NOTABLE_FD_USAGE: f64 = 50.0;
-
-/// Runs after which the limit of a process is read again even though its descriptors did not grow.
-const LIMIT_RUNS: u32 = 10;
+/// Most processes whose `stat` is kept open, which halves the cost of reading it. Descriptors are scarce too.
+const MAX_KEPT: usize = 256;
 
 /// How long reading a command line may take. It waits for the process' memory map, which a stuck process may hold for ever.
 const CMDLINE_DEADLINE: Duration = Duration::from_millis(100);
@@ -73,148 +70,9 @@ struct Processes {
     /// Buffers that are kept from run to run.
     entries: Vec<MaybeUninit<u8>>,
     scratch: Scratch,
+    /// Processes whose `stat` is kept open.
+    kept: usize,
     ranking: Vec<(f64, u32)>,
-}
-
-/// Buffers for paths and texts below procfs.
-struct Scratch {
-    path: String,
-    text: Vec<u8>,
-}
-
-impl Scratch {
-    /// The text of a small file of a process.
-    fn read(&mut self, procfs: &OwnedFd, pid: u32, file: &str) -> Result<&[u8], Errno> {
-        self.path.clear();
-        // Writing to a string cannot fail.
-        let _ = write!(self.path, "{pid}/{file}");
-        read_small(procfs, &self.path, &mut self.text)
-    }
-
-    /// The number of open descriptors of a process.
-    fn count(&mut self, procfs: &OwnedFd, pid: u32, counting: Counting) -> Option<u64> {
-        self.path.clear();
-        let _ = write!(self.path, "{pid}/fd");
-        counting.count(procfs, &self.path)
-    }
-}
-
-/// What is known of one process.
-struct Process {
-    start: u64,
-    comm: Vec<u8>,
-    ticks: Counters<1>,
-    /// Whether a pattern names it; `None` until that is decided, once for each program that it runs.
-    is_named: Option<bool>,
-    limit: Limit,
-    /// CPU, RSS, threads, descriptors, usage of descriptors; made when first needed.
-    series: Option<[SeriesKey; 5]>,
-    /// CPU in percent, RSS in bytes, threads, and whether it is one of the largest: of the present run.
-    cpu: Option<f64>,
-    rss: f64,
-    threads: u64,
-    is_top: bool,
-}
-
-impl Process {
-    fn new(stat: &Stat<'_>) -> Self {
-        Self {
-            start: stat.start,
-            comm: stat.comm.to_vec(),
-            ticks: Counters::default(),
-            is_named: None,
-            limit: Limit::default(),
-            series: None,
-            cpu: None,
-            rss: 0.0,
-            threads: 0,
-            is_top: false,
-        }
-    }
-
-    /// Notices that the id went to another process, or that the process runs another program.
-    fn identify(&mut self, stat: &Stat<'_>) {
-        if self.start != stat.start {
-            *self = Self::new(stat);
-        } else if self.comm != stat.comm {
-            let ticks = std::mem::take(&mut self.ticks);
-            *self = Self { ticks, ..Self::new(stat) };
-        }
-    }
-
-    /// The number of open descriptors where it matters, and their share of the limit.
-    fn descriptors(&mut self, pid: u32, procfs: &OwnedFd, counting: Counting, scratch: &mut Scratch) -> Descriptors {
-        let bounds_do = counting == Counting::ByWalk && !self.is_tracked();
-        let bound = if bounds_do {
-            scratch.read(procfs, pid, "status").ok().and_then(parse_table_size)
-        } else {
-            scratch.count(procfs, pid, counting)
-        };
-        let Some(bound) = bound else { return Descriptors::default() };
-        if bound > 0 && self.limit.is_outdated(bound) {
-            let soft = scratch.read(procfs, pid, "limits").ok().and_then(parse_limit);
-            self.limit = Limit { soft, at: Some(bound), age: 0 };
-        }
-        let soft = self.limit.soft;
-        let usage = |fds: u64| percent(fds as f64, soft? as f64);
-        if !bounds_do {
-            return Descriptors { open: Some(bound), usage: usage(bound) };
-        }
-        if usage(bound).is_some_and(|usage| usage <= NOTABLE_FD_USAGE) {
-            return Descriptors::default();
-        }
-        let open = scratch.count(procfs, pid, counting);
-        Descriptors { open, usage: open.and_then(usage) }
-    }
-
-    fn is_tracked(&self) -> bool {
-        self.is_top || self.is_named == Some(true)
-    }
-
-    fn emit(&mut self, batch: &mut Batch, pid: u32, descriptors: Descriptors) {
-        let [cpu, rss, threads, fds, fd_usage] = self.series.get_or_insert_with(|| {
-            let labels = Labels::new().with("pid", pid.to_string()).with("comm", lossy(&self.comm));
-            keys([&CPU, &RSS, &THREADS, &FDS, &FD_USAGE], &labels)
-        });
-        if let Some(value) = self.cpu {
-            batch.push(cpu, value);
-        }
-        batch.push(rss, self.rss);
-        batch.push_count(threads, self.threads);
-        if let Some(open) = descriptors.open {
-            batch.push_count(fds, open);
-        }
-        if let Some(usage) = descriptors.usage {
-            batch.push(fd_usage, usage);
-        }
-    }
-}
-
-/// Descriptors of a process.
-#[derive(Clone, Copy, Debug, Default)]
-struct Descriptors {
-    open: Option<u64>,
-    /// In percent of the soft limit.
-    usage: Option<f64>,
-}
-
-/// The soft limit of descriptors, read when it may matter.
-#[derive(Default)]
-struct Limit {
-    /// `None`: there is none.
-    soft: Option<u64>,
-    /// Descriptors when it was read; `None`: it was not.
-    at: Option<u64>,
-    /// Runs since then.
-    age: u32,
-}
-
-impl Limit {
-    /// Whether to read it again: there are more descriptors than ever since, or it has not been looked at for long.
-    fn is_outdated(&mut self, fds: u64) -> bool {
-        self.age += 1;
-        self.at.is_none_or(|at| fds > at) || self.age >= LIMIT_RUNS
-    }
 }
 
 impl Processes {
@@ -229,7 +87,8 @@ impl Processes {
             processes: Entities::default(),
             totals: keys([&COUNT, &THREAD_COUNT, &ZOMBIES, &BLOCKED], &Labels::new()),
             entries: vec![MaybeUninit::uninit(); 8 << 10],
-            scratch: Scratch { path: String::new(), text: vec![0; 4 << 10] },
+            scratch: Scratch::new(),
+            kept: 0,
             ranking: Vec::new(),
         }
     }
@@ -242,13 +101,16 @@ impl Processes {
         while let Some(entry) = entries.next() {
             let Some(pid) = number(entry?.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()) else { continue };
             let path = || self.host.procfs(format!("{pid}/stat"));
-            let stat = match self.scratch.read(procfs, pid, "stat").map(parse_stat) {
-                Ok(Ok(stat)) => stat,
+            let kept = self.processes.get_mut(&pid).and_then(|process| process.file.as_ref());
+            let (stat, opened) = match self.scratch.stat(procfs, pid, kept) {
+                Ok((text, opened)) => match parse_stat(text) {
+                    Ok(stat) => (stat, opened),
+                    Err(expected) => {
+                        batch.skip(|| format!("{}: expected {expected}", path().display()));
+                        continue;
+                    }
+                },
                 Err(Errno::NOENT | Errno::SRCH) => continue,
-                Ok(Err(expected)) => {
-                    batch.skip(|| format!("{}: expected {expected}", path().display()));
-                    continue;
-                }
                 Err(error) => {
                     batch.skip(|| format!("cannot read {}: {error}", path().display()));
                     continue;
@@ -264,6 +126,10 @@ impl Processes {
                 || Process::new(&stat),
                 |process| {
                     process.identify(&stat);
+                    if opened.is_some() && self.kept < MAX_KEPT {
+                        process.file = opened;
+                        self.kept += 1;
+                    }
                     process.is_named.get_or_insert_with(|| is_named(host, patterns, batch, pid, &stat));
                     process.cpu = process.ticks.advance(batch.at(), [stat.ticks]).map(|growth| {
                         let [ticks] = growth.by;
@@ -276,6 +142,7 @@ impl Processes {
             );
         }
         self.processes.end_run();
+        self.kept = self.processes.iter_mut().filter(|(_, process)| process.file.is_some()).count();
         for (series, value) in self.totals.iter().zip([count, threads, zombies, blocked]) {
             batch.push_count(series, value);
         }
@@ -438,22 +305,5 @@ mod tests {
             let usage = values(&batch, "process_fd_usage_percent").into_iter().find(|(pid, _)| *pid == sleeper.0.id());
             assert_eq!(usage, Some((sleeper.0.id(), open as f64 / 16.0 * 100.0)), "{counting:?}");
         }
-    }
-
-    #[test]
-    fn a_process_id_that_is_used_again_is_another_process() {
-        let stat =
-            |start, comm, ticks| Stat { comm, state: b'S', is_kernel_thread: false, ticks, threads: 1, start, rss_pages: 1 };
-        let now = Instant::now();
-        let mut process = Process::new(&stat(7, b"sh", 100));
-        process.ticks.advance(now, [100]);
-        process.is_named = Some(true);
-
-        process.identify(&stat(7, b"nginx", 110));
-        assert_eq!(process.is_named, None, "another program");
-        assert!(process.ticks.advance(now + Duration::from_secs(1), [110]).is_some(), "the same process");
-
-        process.identify(&stat(8, b"nginx", 120));
-        assert!(process.ticks.advance(now + Duration::from_secs(2), [120]).is_none(), "another process");
     }
 }

@@ -1,0 +1,226 @@
+//! What is known of one process.
+
+use std::fmt::Write;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::{Errno, pread};
+
+use super::descriptors::{Counting, parse_limit, parse_table_size};
+use super::stat::Stat;
+use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
+use crate::collectors::interval::{Counters, percent};
+use crate::collectors::text::lossy;
+use crate::collectors::{Batch, keys};
+use crate::model::{Labels, SeriesKey};
+
+/// Above this share of its limit every process is reported.
+pub const NOTABLE_FD_USAGE: f64 = 50.0;
+
+/// Runs after which the limit of a process is read again even though its descriptors did not grow.
+const LIMIT_RUNS: u32 = 20;
+
+/// Buffers for paths and texts below procfs.
+pub struct Scratch {
+    path: String,
+    text: Vec<u8>,
+}
+
+impl Scratch {
+    /// Buffers for any file but those that grow with what the process does.
+    pub fn new() -> Self {
+        Self { path: String::new(), text: vec![0; 4 << 10] }
+    }
+
+    /// The text of `stat`, read from `kept` or, where that is of a process that is gone, from a file that is opened and
+    /// given back.
+    ///
+    /// # Errors
+    /// It cannot be opened or read; `NOENT` and `SRCH` say that the process is gone.
+    pub fn stat(&mut self, procfs: &OwnedFd, pid: u32, kept: Option<&OwnedFd>) -> Result<(&[u8], Option<OwnedFd>), Errno> {
+        if let Some(Ok(len)) = kept.map(|file| pread(file, &mut *self.text, 0)) {
+            return Ok((self.text.get(..len).unwrap_or_default(), None));
+        }
+        let file = self.open(procfs, pid, "stat")?;
+        let len = pread(&file, &mut *self.text, 0)?;
+        Ok((self.text.get(..len).unwrap_or_default(), Some(file)))
+    }
+
+    /// What `parse` finds in a small file of a process.
+    fn find(&mut self, procfs: &OwnedFd, pid: u32, file: &str, parse: impl Fn(&[u8]) -> Option<u64>) -> Option<u64> {
+        let file = self.open(procfs, pid, file).ok()?;
+        let len = pread(&file, &mut *self.text, 0).ok()?;
+        parse(self.text.get(..len)?)
+    }
+
+    /// The number of open descriptors of a process.
+    fn count(&mut self, procfs: &OwnedFd, pid: u32, counting: Counting) -> Option<u64> {
+        counting.count(procfs, self.path(pid, "fd"))
+    }
+
+    fn open(&mut self, procfs: &OwnedFd, pid: u32, file: &str) -> Result<OwnedFd, Errno> {
+        openat(procfs, self.path(pid, file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    fn path(&mut self, pid: u32, file: &str) -> &str {
+        self.path.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.path, "{pid}/{file}");
+        &self.path
+    }
+}
+
+/// What is known of one process.
+pub struct Process {
+    start: u64,
+    comm: Vec<u8>,
+    /// Clock ticks that it ran for.
+    pub ticks: Counters<1>,
+    /// Whether a pattern names it; `None` until that is decided, once for each program that it runs.
+    pub is_named: Option<bool>,
+    limit: Limit,
+    /// CPU, RSS, threads, descriptors, usage of descriptors; made when first needed.
+    series: Option<[SeriesKey; 5]>,
+    /// Its `stat`, open.
+    pub file: Option<OwnedFd>,
+    is_kernel_thread: bool,
+    /// CPU in the last interval, in percent of one core.
+    pub cpu: Option<f64>,
+    /// Resident memory in bytes.
+    pub rss: f64,
+    /// Number of threads.
+    pub threads: u64,
+    /// Whether it is one of the largest.
+    pub is_top: bool,
+}
+
+impl Process {
+    /// A process that was just found.
+    pub fn new(stat: &Stat<'_>) -> Self {
+        Self {
+            start: stat.start,
+            comm: stat.comm.to_vec(),
+            ticks: Counters::default(),
+            is_named: None,
+            limit: Limit::default(),
+            series: None,
+            file: None,
+            is_kernel_thread: stat.is_kernel_thread,
+            cpu: None,
+            rss: 0.0,
+            threads: 0,
+            is_top: false,
+        }
+    }
+
+    /// Notices that the id went to another process, or that the process runs another program.
+    pub fn identify(&mut self, stat: &Stat<'_>) {
+        if self.start != stat.start {
+            *self = Self::new(stat);
+        } else if self.comm != stat.comm {
+            let (ticks, file) = (std::mem::take(&mut self.ticks), self.file.take());
+            *self = Self { ticks, file, ..Self::new(stat) };
+        }
+    }
+
+    /// The number of open descriptors where it matters, and their share of the limit.
+    pub fn descriptors(&mut self, pid: u32, procfs: &OwnedFd, counting: Counting, scratch: &mut Scratch) -> Descriptors {
+        if self.is_kernel_thread {
+            return Descriptors { open: Some(0), usage: None };
+        }
+        let bounds_do = counting == Counting::ByWalk && !self.is_tracked();
+        let bound =
+            if bounds_do { scratch.find(procfs, pid, "status", parse_table_size) } else { scratch.count(procfs, pid, counting) };
+        let Some(bound) = bound else { return Descriptors::default() };
+        if bound > 0 && self.limit.is_outdated(bound) {
+            let soft = scratch.find(procfs, pid, "limits", parse_limit);
+            self.limit = Limit { soft, at: Some(bound), age: 0 };
+        }
+        let soft = self.limit.soft;
+        let usage = |fds: u64| percent(fds as f64, soft? as f64);
+        if !bounds_do {
+            return Descriptors { open: Some(bound), usage: usage(bound) };
+        }
+        if usage(bound).is_some_and(|usage| usage <= NOTABLE_FD_USAGE) {
+            return Descriptors::default();
+        }
+        let open = scratch.count(procfs, pid, counting);
+        Descriptors { open, usage: open.and_then(usage) }
+    }
+
+    /// Whether everything is to be said of it.
+    pub fn is_tracked(&self) -> bool {
+        self.is_top || self.is_named == Some(true)
+    }
+
+    /// Emits what is known of the present run.
+    pub fn emit(&mut self, batch: &mut Batch, pid: u32, descriptors: Descriptors) {
+        let [cpu, rss, threads, fds, fd_usage] = self.series.get_or_insert_with(|| {
+            let labels = Labels::new().with("pid", pid.to_string()).with("comm", lossy(&self.comm));
+            keys([&CPU, &RSS, &THREADS, &FDS, &FD_USAGE], &labels)
+        });
+        if let Some(value) = self.cpu {
+            batch.push(cpu, value);
+        }
+        batch.push(rss, self.rss);
+        batch.push_count(threads, self.threads);
+        if let Some(open) = descriptors.open {
+            batch.push_count(fds, open);
+        }
+        if let Some(usage) = descriptors.usage {
+            batch.push(fd_usage, usage);
+        }
+    }
+}
+
+/// Descriptors of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Descriptors {
+    /// How many are open; `None` where that is unknown, or known to be few and not asked for.
+    open: Option<u64>,
+    /// In percent of the soft limit.
+    pub usage: Option<f64>,
+}
+
+/// The soft limit of descriptors, read when it may matter.
+#[derive(Default)]
+struct Limit {
+    /// `None`: there is none.
+    soft: Option<u64>,
+    /// Descriptors when it was read; `None`: it was not.
+    at: Option<u64>,
+    /// Runs since then.
+    age: u32,
+}
+
+impl Limit {
+    /// Whether to read it again: there are more descriptors than ever since, or it has not been looked at for long.
+    fn is_outdated(&mut self, fds: u64) -> bool {
+        self.age += 1;
+        self.at.is_none_or(|at| fds > at) || self.age >= LIMIT_RUNS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_process_id_that_is_used_again_is_another_process() {
+        let stat =
+            |start, comm, ticks| Stat { comm, state: b'S', is_kernel_thread: false, ticks, threads: 1, start, rss_pages: 1 };
+        let now = Instant::now();
+        let mut process = Process::new(&stat(7, b"sh", 100));
+        process.ticks.advance(now, [100]);
+        process.is_named = Some(true);
+
+        process.identify(&stat(7, b"nginx", 110));
+        assert_eq!(process.is_named, None, "another program");
+        assert!(process.ticks.advance(now + Duration::from_secs(1), [110]).is_some(), "the same process");
+
+        process.identify(&stat(8, b"nginx", 120));
+        assert!(process.ticks.advance(now + Duration::from_secs(2), [120]).is_none(), "another process");
+    }
+}
