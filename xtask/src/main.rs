@@ -1,3 +1,51 @@
 //! `cargo xtask`: builds, runs, tests and measures sysops-agent.
+//!
+//! One file per command. None of them depends on the agent's package, so that they work when it does not build.
 
-fn main() {}
+mod commands;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::{build, ebpf, run, setup, test};
+
+/// Builds, runs, tests and measures sysops-agent.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything in release mode and run the agent in the foreground
+    Run(run::Options),
+    /// Run all tests; as root those against the real kernel, too
+    Test(test::Options),
+    /// Build the agent in release mode
+    Build,
+    /// Build the BPF objects that are committed in agent/bpf
+    Ebpf(ebpf::Options),
+    /// Install what the other commands need and this machine lacks
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Build => build::run(),
+        Command::Ebpf(options) => ebpf::run(&options),
+        Command::Setup => setup::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Programs of the system that the tests against the real kernel and the demo call.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{find_program, is_root, run as start};
+
+/// Programs, and the Debian packages they come in.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("fsfreeze", "util-linux"),
+    ("ip", "iproute2"),
+    ("losetup", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mount", "mount"),
+    ("nft", "nftables"),
+];
+
+/// Installs those that are missing, as root through apt.
+///
+/// # Errors
+/// What is missing and how to get it, where that is not possible.
+pub fn install() -> Result<String> {
+    let missing = missing();
+    if !missing.is_empty() {
+        let names = missing.join(" ");
+        let root = is_root();
+        if !root || find_program("apt-get").is_none() {
+            let remedy =
+                if root { "install them with this distribution's package manager" } else { "`sudo apt-get install` them" };
+            bail!("programs of these packages are missing: {names}; {remedy} (the names are Debian's)");
+        }
+        let apt = || {
+            let mut apt = Command::new("apt-get");
+            apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+            apt
+        };
+        start(apt().arg("update"))
+            .and_then(|()| start(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing)))
+            .with_context(|| format!("the packages {names} could not be installed"))?;
+    }
+    Ok(PROGRAMS.map(|(program, _)| program).join(", "))
+}
+
+/// The packages of the programs that are not in reach, each once.
+fn missing() -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
