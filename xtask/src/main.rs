@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{build, ebpf, run, setup, test};
+use commands::{build, ci, ebpf, lint, run, setup, test};
 
 /// Builds, runs, tests and measures sysops-agent.
 #[derive(Parser)]
@@ -29,6 +29,10 @@ enum Command {
     Build,
     /// Build the BPF objects that are committed in agent/bpf
     Ebpf(ebpf::Options),
+    /// Check formatting, lints of all packages, and who imports whom
+    Lint,
+    /// Everything a change must pass: setup, lint, ebpf --check, a build without the BPF toolchain, test
+    Ci,
     /// Install what the other commands need and this machine lacks
     Setup,
 }
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Build => build::run(),
         Command::Ebpf(options) => ebpf::run(&options),
+        Command::Lint => lint::run(),
+        Command::Ci => ci::run(),
         Command::Setup => setup::run(),
     };
     match result {

@@ -1,7 +1,9 @@
 //! One file per command.
 
 pub mod build;
+pub mod ci;
 pub mod ebpf;
+pub mod lint;
 pub mod run;
 pub mod setup;
 pub mod test;

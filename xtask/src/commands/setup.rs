@@ -37,6 +37,13 @@ pub fn bpf_toolchain() -> Result<()> {
     Ok(())
 }
 
+/// Installs what `cargo xtask lint` needs: it compiles the BPF programs as far as the linker, and not further.
+pub fn lint_toolchain() -> Result<()> {
+    rust()?;
+    rust_src::install()?;
+    Ok(())
+}
+
 /// The pinned compiler, with the components that `rust-toolchain.toml` lists.
 fn rust() -> Result<String> {
     let wanted = toolchain_version()?;

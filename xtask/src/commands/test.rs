@@ -8,6 +8,9 @@ use clap::Args;
 use super::setup;
 use crate::workspace::{cargo, is_root, run as start};
 
+/// Name of the environment variable with the path of the file to which a test that skips itself appends a line.
+pub const SKIPS: &str = "SYSOPS_AGENT_SKIPS";
+
 /// Options of the command.
 #[derive(Args)]
 pub struct Options {
