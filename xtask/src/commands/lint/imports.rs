@@ -11,15 +11,6 @@ struct Room {
     may_use: &'static [&'static str],
     /// Paths that it may not name, beyond those of [`RESERVED`].
     banned: &'static [&'static str],
-    siblings: Siblings,
-}
-
-/// What the files of a room may know of each other.
-enum Siblings {
-    /// They are one mechanism.
-    Free,
-    /// They are plug-ins: each may name these modules of the room, and none of its neighbours.
-    Only(&'static [&'static str]),
 }
 
 /// No clock: time comes with what is handed in, so that a replay gives the same result.
@@ -30,27 +21,27 @@ const WORLD: &[&str] =
 
 /// The rooms. Those that are not listed (`runtime`, `commands`, `cli`, `main`, `lib`) may use everything, and nobody them.
 const ROOMS: &[Room] = &[
-    Room { name: "model", may_use: &[], banned: CLOCKS, siblings: Siblings::Free },
-    Room { name: "config", may_use: &["model"], banned: &[], siblings: Siblings::Free },
-    Room { name: "host", may_use: &["model", "config"], banned: &[], siblings: Siblings::Free },
-    Room {
-        name: "collectors",
-        may_use: &["model", "host", "config"],
-        banned: &[],
-        siblings: Siblings::Only(&["batch", "entities", "interval", "text"]),
-    },
-    Room { name: "logs", may_use: &["model", "host", "config"], banned: &[], siblings: Siblings::Only(&[]) },
-    Room {
-        name: "probes",
-        may_use: &["model", "host", "config", "collectors"],
-        banned: &[],
-        siblings: Siblings::Only(&["attach", "btf", "reader", "tracefs"]),
-    },
-    Room { name: "engine", may_use: &["model", "config"], banned: WORLD, siblings: Siblings::Free },
-    Room { name: "alerting", may_use: &["model", "config"], banned: CLOCKS, siblings: Siblings::Free },
-    Room { name: "notifiers", may_use: &["model", "config"], banned: &[], siblings: Siblings::Only(&["text"]) },
-    Room { name: "recorder", may_use: &["model", "config", "engine"], banned: &[], siblings: Siblings::Free },
-    Room { name: "exporters", may_use: &["model", "config", "engine"], banned: &[], siblings: Siblings::Only(&[]) },
+    Room { name: "model", may_use: &[], banned: CLOCKS },
+    Room { name: "config", may_use: &["model"], banned: &[] },
+    Room { name: "host", may_use: &["model", "config"], banned: &[] },
+    Room { name: "collectors", may_use: &["model", "host", "config"], banned: &[] },
+    Room { name: "logs", may_use: &["model", "host", "config"], banned: &[] },
+    Room { name: "probes", may_use: &["model", "host", "config"], banned: &[] },
+    Room { name: "engine", may_use: &["model", "config"], banned: WORLD },
+    Room { name: "alerting", may_use: &["model", "config"], banned: CLOCKS },
+    Room { name: "notifiers", may_use: &["model", "config"], banned: &[] },
+    Room { name: "recorder", may_use: &["model", "config", "engine"], banned: &[] },
+    Room { name: "exporters", may_use: &["model", "config", "engine"], banned: &[] },
+];
+
+/// Directories of plug-ins, which do not know each other, and the modules there that all of them may know.
+const PLUG_INS: &[(&[&str], &[&str])] = &[
+    (&["collectors"], &["batch", "entities", "interval", "text"]),
+    (&["logs"], &[]),
+    (&["probes"], &["attach", "btf", "reader", "tracefs"]),
+    (&["engine", "analyzers"], &[]),
+    (&["notifiers"], &["text"]),
+    (&["exporters"], &[]),
 ];
 
 /// What one room alone may name, the free rooms included, and why.
@@ -93,7 +84,7 @@ fn objection(module: &[String], path: &[String]) -> Option<String> {
     if let Some(banned) = room.banned.iter().find(|banned| begins_with(path, banned) || ends_with(path, banned)) {
         return Some(format!("{banned} is banned in {own}"));
     }
-    let [first, target, inside @ ..] = path else { return None };
+    let [first, target, ..] = path else { return None };
     if first != "crate" {
         return None;
     }
@@ -102,11 +93,20 @@ fn objection(module: &[String], path: &[String]) -> Option<String> {
         let may = is_room && !room.may_use.contains(&target.as_str());
         return may.then(|| format!("{own} may use {}", list(room.may_use)));
     }
-    // The room's own table, in `mod.rs`, names every plug-in.
-    let ([_, me, ..], [neighbour, ..], Siblings::Only(shared)) = (module, inside, &room.siblings) else { return None };
-    let is_module = neighbour.starts_with(|character: char| character.is_lowercase()) && inside.len() > 1;
-    let forbidden = is_module && neighbour != me && !shared.contains(&me.as_str()) && !shared.contains(&neighbour.as_str());
-    forbidden.then(|| format!("siblings do not import each other; what they share moves up into {own}/mod.rs"))
+    PLUG_INS.iter().find_map(|(directory, shared)| {
+        // The directory's own `mod.rs` has no stem behind the directory, and its table names every plug-in.
+        let me = below(directory, module)?.first()?;
+        let [neighbour, _, ..] = below(directory, &path[1..])? else { return None };
+        let is_module = neighbour.starts_with(|character: char| character.is_lowercase());
+        let forbidden = is_module && neighbour != me && ![me, neighbour].iter().any(|name| shared.contains(&name.as_str()));
+        let place = directory.join("/");
+        forbidden.then(|| format!("siblings do not import each other; what they share moves up into {place}/mod.rs"))
+    })
+}
+
+fn below<'a>(directory: &[&str], path: &'a [String]) -> Option<&'a [String]> {
+    let is_below = path.len() >= directory.len() && directory.iter().zip(path).all(|(name, segment)| name == segment);
+    is_below.then(|| &path[directory.len()..])
 }
 
 fn list(rooms: &[&str]) -> String {
@@ -190,6 +190,10 @@ mod tests {
         assert_eq!(check("notifiers/mod.rs", "slack::ROW; self::slack::Slack::new()"), [""; 0]);
         assert_eq!(check("notifiers/slack.rs", "use super::webhook::Client;").len(), 1);
         assert_eq!(check("notifiers/slack.rs", "use crate::notifiers::webhook::Client;").len(), 1);
+        assert_eq!(check("engine/analyzers/trend.rs", "use super::threshold::Limits;").len(), 1);
+        assert_eq!(check("engine/analyzers/trend.rs", "use super::Analyzer; use crate::engine::store::Store;"), [""; 0]);
+        assert_eq!(check("collectors/process/mod.rs", "use self::stat::Stat; use super::text::fields;"), [""; 0]);
+        assert_eq!(check("collectors/process/stat.rs", "use super::super::cpu::Ticks;").len(), 1);
     }
 
     #[test]
