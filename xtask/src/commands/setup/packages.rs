@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace::{find_program, is_root, run as start};
 
@@ -38,6 +38,7 @@ pub fn install() -> Result<String> {
         start(apt().arg("update"))
             .and_then(|()| start(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing)))
             .with_context(|| format!("the packages {names} could not be installed"))?;
+        ensure!(self::missing().is_empty(), "the packages {names} are installed, but their programs are not in reach");
     }
     Ok(PROGRAMS.map(|(program, _)| program).join(", "))
 }
