@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 #![expect(missing_docs, reason = "the macros that declare programs drop their docs")]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "without the borrow the value is copied once more")]
 
 use agent_common::Count;
 use agent_common::fd::{FdRecord, Fields};

@@ -3,7 +3,7 @@
 use rustix::time::{ClockId, clock_gettime};
 
 use super::interval::Counters;
-use super::process::parse_stat;
+use super::process_stat::parse_stat;
 use super::{Batch, Collector, Row, keys, metrics};
 use crate::host::{Host, ProcFile, ReadError};
 use crate::model::{Labels, SeriesKey};

@@ -15,6 +15,7 @@ mod kernel;
 mod memory;
 mod network;
 mod process;
+mod process_stat;
 mod text;
 
 use std::time::Duration;

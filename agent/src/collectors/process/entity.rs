@@ -7,9 +7,9 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, pread};
 
 use super::descriptors::{Counting, parse_limit, parse_table_size};
-use super::stat::Stat;
 use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
 use crate::collectors::interval::{Counters, percent};
+use crate::collectors::process_stat::Stat;
 use crate::collectors::text::lossy;
 use crate::collectors::{Batch, keys};
 use crate::model::{Labels, SeriesKey};

@@ -5,7 +5,6 @@
 
 mod descriptors;
 mod entity;
-mod stat;
 
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -17,9 +16,8 @@ use rustix::io::Errno;
 
 use self::descriptors::Counting;
 use self::entity::{NOTABLE_FD_USAGE, Process, Scratch};
-use self::stat::Stat;
-pub use self::stat::parse_stat;
 use super::entities::Entities;
+use super::process_stat::{Stat, parse_stat};
 use super::text::{lossy, number};
 use super::{Batch, Collector, Row, keys, metrics};
 use crate::config::{Pattern, ProcessCollector};

@@ -28,7 +28,7 @@ const ROOMS: &[Room] = &[
     Room { name: "logs", may_use: &["model", "host", "config"], banned: &[] },
     Room { name: "probes", may_use: &["model", "host", "config"], banned: &[] },
     Room { name: "engine", may_use: &["model", "config"], banned: WORLD },
-    Room { name: "alerting", may_use: &["model", "config"], banned: CLOCKS },
+    Room { name: "alerting", may_use: &["model", "config", "notifiers"], banned: CLOCKS },
     Room { name: "notifiers", may_use: &["model", "config"], banned: &[] },
     Room { name: "recorder", may_use: &["model", "config", "engine"], banned: &[] },
     Room { name: "exporters", may_use: &["model", "config", "engine"], banned: &[] },
@@ -36,7 +36,7 @@ const ROOMS: &[Room] = &[
 
 /// Directories of plug-ins, which do not know each other, and the modules there that all of them may know.
 const PLUG_INS: &[(&[&str], &[&str])] = &[
-    (&["collectors"], &["batch", "entities", "interval", "text"]),
+    (&["collectors"], &["batch", "entities", "interval", "process_stat", "text"]),
     (&["logs"], &[]),
     (&["probes"], &["attach", "btf", "reader", "tracefs"]),
     (&["engine", "analyzers"], &[]),
