@@ -2,4 +2,6 @@
 //!
 //! It knows the agent only from outside, as a program with a configuration; it never links to it.
 
+pub mod agent_process;
 pub mod faults;
+pub mod receiver;
