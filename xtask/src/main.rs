@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{build, ci, ebpf, lint, run, setup, test};
+use commands::{bench, build, ci, demo, ebpf, lint, run, setup, test};
 
 /// Builds, runs, tests and measures sysops-agent.
 #[derive(Parser)]
@@ -25,6 +25,10 @@ enum Command {
     Run(run::Options),
     /// Run all tests; as root those against the real kernel, too
     Test(test::Options),
+    /// Run the agent and cause harmless real faults in processes of its own; needs root
+    Demo,
+    /// Measure the release build; needs root
+    Bench(bench::Options),
     /// Build the agent in release mode
     Build,
     /// Build the BPF objects that are committed in agent/bpf
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Demo => demo::run(),
+        Command::Bench(options) => bench::run(&options),
         Command::Build => build::run(),
         Command::Ebpf(options) => ebpf::run(&options),
         Command::Lint => lint::run(),

@@ -1,7 +1,9 @@
 //! One file per command.
 
+pub mod bench;
 pub mod build;
 pub mod ci;
+pub mod demo;
 pub mod ebpf;
 pub mod lint;
 pub mod run;

@@ -1,0 +1,62 @@
+//! How long it takes from a kernel event until its alert is at the receiver.
+//!
+//! The probe takes `CLOCK_MONOTONIC` when the event happens, the receiver when the first byte of the request is there; every
+//! event is real, and of a process of its own, so that nothing is folded into an earlier alert.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use xtask::agent_process::AgentProcess;
+use xtask::faults::fd_exhaustion::Kind;
+use xtask::faults::{FdExhaustion, MemcgOom};
+use xtask::receiver::Receiver;
+
+/// Real events of each kind.
+const EVENTS: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn run(agent: &Path) -> Result<()> {
+    println!("\nkernel event → first byte at the webhook's receiver, {EVENTS} real events each, in ms");
+    println!("{:<22}{:>9}{:>9}{:>9}", "event", "p50", "p99", "max");
+    measure(agent, "oom/mark_victim", "kernel_oom_kill", || {
+        let oom = MemcgOom::cause(4 << 20)?;
+        Ok((oom.pid, Box::new(oom)))
+    })?;
+    measure(agent, "descriptor refused", "kernel_fd_exhausted", || {
+        let exhaustion = FdExhaustion::cause(Kind::File)?;
+        Ok((exhaustion.pid, Box::new(exhaustion)))
+    })
+}
+
+/// What causes an event: the process that it befalls, and what undoes it.
+type Cause<'a> = &'a mut dyn FnMut() -> Result<(u32, Box<dyn std::any::Any>)>;
+
+fn measure(
+    agent: &Path,
+    name: &str,
+    metric: &str,
+    mut cause: impl FnMut() -> Result<(u32, Box<dyn std::any::Any>)>,
+) -> Result<()> {
+    let cause: Cause<'_> = &mut cause;
+    let receiver = Receiver::start()?;
+    let config = format!("[agent]\nlog_level = \"warn\"\n[alerting.webhook]\nenabled = true\nurl = \"{}\"\n", receiver.url());
+    let mut agent = AgentProcess::start(agent, &config, &[])?;
+    let mut latencies = Vec::with_capacity(EVENTS);
+    for _ in 0..EVENTS {
+        let (pid, guard) = cause()?;
+        let pid = pid.to_string();
+        let received = receiver.wait_for(PATIENCE, |body| body["metric"] == metric && body["labels"]["pid"] == pid.as_str())?;
+        drop(guard);
+        let happened = received.body["evidence"]["monotonic_ns"].as_u64().context("the alert has no evidence.monotonic_ns")?;
+        ensure!(received.arrived_ns > happened, "the alert arrived before its event");
+        latencies.push(received.arrived_ns - happened);
+    }
+    agent.stop(Duration::from_secs(10))?;
+    latencies.sort_unstable();
+    let quantile =
+        |percent: usize| latencies.get((latencies.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+    let ms = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64() * 1e3;
+    println!("{name:<22}{:>9.2}{:>9.2}{:>9.2}", ms(quantile(50)), ms(quantile(99)), ms(quantile(100)));
+    Ok(())
+}
