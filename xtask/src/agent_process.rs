@@ -1,7 +1,6 @@
 //! The agent as its users meet it: a program with a configuration file, what it prints, and signals.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -54,8 +53,8 @@ impl AgentProcess {
             .stdin(Stdio::null())
             .stdout(create(&stdout)?)
             .stderr(create(&stderr)?)
-            // Ctrl-C is for whoever started the agent; it then stops the agent in its own way.
-            .process_group(0)
+            // The agent honours proxies; alerts to the loopback must not take one.
+            .env("NO_PROXY", "127.0.0.1")
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
         let mut agent = Self { process: KillOnDrop::new(child), stdout, stderr, _directory: directory };

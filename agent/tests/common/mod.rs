@@ -1,0 +1,74 @@
+//! A stage for faults of the real kernel: the real binary, and a real HTTP receiver that its alerts go to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use xtask::agent_process::AgentProcess;
+use xtask::faults::trace::mount_tracefs;
+use xtask::receiver::{Received, Receiver};
+
+/// How long an alert may take. A bound against hanging, not a goal: that is what the benchmark measures.
+const ALERT_WITHIN: Duration = Duration::from_secs(15);
+/// How long the agent may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// An agent that watches this kernel.
+pub struct Stage {
+    agent: AgentProcess,
+    receiver: Receiver,
+    _data_dir: TempDir,
+}
+
+impl Stage {
+    /// Starts the agent with its webhook pointed at the receiver and `ebpf` added to its section `[ebpf]`; returns when all
+    /// probes are attached. Nothing is grouped and no rate limit is near, so that each event can be asserted on.
+    pub fn set(ebpf: &str) -> Self {
+        mount_tracefs().unwrap();
+        let receiver = Receiver::start().unwrap();
+        let data_dir = TempDir::new().unwrap();
+        let config = format!(
+            "[agent]\n\
+             data_dir = '{}'\n\
+             [ebpf]\n\
+             {ebpf}\n\
+             [alerting]\n\
+             max_alerts_per_minute = 1000\n\
+             max_alerts_per_hour = 1000\n\
+             max_alerts_per_hour_overall = 1000\n\
+             [alerting.grouping]\n\
+             enabled = false\n\
+             [alerting.webhook]\n\
+             enabled = true\n\
+             url = '{}'\n",
+            data_dir.path().display(),
+            receiver.url()
+        );
+        let agent = AgentProcess::start(Path::new(env!("CARGO_BIN_EXE_sysops-agent")), &config, &[]).unwrap();
+        Self { agent, receiver, _data_dir: data_dir }
+    }
+
+    /// The alert about `metric` with these labels.
+    pub fn alert(&self, metric: &str, labels: &[(&str, &str)]) -> Received {
+        self.receiver.wait_for(ALERT_WITHIN, |body| is_about(body, metric, labels)).unwrap()
+    }
+
+    /// Stops the agent, and asserts that it did so in time, without a failure, and that it opened one incident only for what
+    /// `alert` is about.
+    pub fn strike(mut self, alert: &Received) {
+        let stopped = self.agent.stop(STOP_WITHIN).unwrap();
+        assert!(stopped.took <= STOP_WITHIN, "{stopped:?}");
+        let (metric, labels) = (&alert.body["metric"], &alert.body["labels"]);
+        let same = |received: &&Received| received.body["metric"] == *metric && received.body["labels"] == *labels;
+        let all = self.receiver.all();
+        let firing: Vec<&Received> = all.iter().filter(same).filter(|received| received.body["status"] == "firing").collect();
+        assert_eq!(firing.len(), 1, "{firing:#?}");
+        assert_eq!(alert.header("idempotency-key"), alert.body["delivery"].as_str());
+    }
+}
+
+/// Whether a message is about `metric` with at least these labels.
+fn is_about(body: &Value, metric: &str, labels: &[(&str, &str)]) -> bool {
+    body["metric"] == metric && labels.iter().all(|(name, value)| body["labels"][*name] == *value)
+}
