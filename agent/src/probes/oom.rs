@@ -107,18 +107,23 @@ impl Probe for Oom {
             facts.label("comm", comm);
         }
         facts.evidence("parent_pid", victim.parent());
-        let trigger = self.host.process(record.trigger_pid);
-        facts.evidence("trigger_cgroup", trigger.cgroup("memory"));
+        if record.trigger_pid != record.victim_pid {
+            facts.evidence("trigger_cgroup", self.host.process(record.trigger_pid).cgroup("memory"));
+        }
         let report = self.report(record.victim_pid);
-        if let Some(path) = cgroup.or(report.victim_cgroup) {
+        // In version 1 hierarchies a task that exits has been moved to the root, so procfs comes second; and the root is no
+        // answer for a task that a cgroup's limit has killed.
+        let limited = report.constraint == Some("memcg");
+        if let Some(path) = report.victim_cgroup.or(cgroup.filter(|path| !limited || path != "/")) {
+            if limited {
+                let limiting = report.limiting_cgroup.unwrap_or_else(|| path.clone());
+                facts.evidence("limit_bytes", memory_limit(&self.host, &limiting));
+                facts.evidence("limit_cgroup", Some(limiting));
+            }
             facts.label("cgroup", path);
         }
         facts.evidence("constraint", report.constraint);
         facts.evidence("killed", report.killed.then_some(true));
-        if let Some(limiting) = report.limiting_cgroup {
-            facts.evidence("limit_bytes", memory_limit(&self.host, &limiting));
-            facts.evidence("limit_cgroup", Some(limiting));
-        }
         // Last, because this one may wait for the victim's memory to be torn down.
         facts.evidence("command_line", victim.command_line());
     }
@@ -129,7 +134,10 @@ impl Probe for Oom {
         let resident = (number("anon_rss_kb") + number("file_rss_kb") + number("shmem_rss_kb")) / 1024;
         let verb = if event.evidence.contains_key("killed") { "killed" } else { "chose" };
         let place = match event.evidence.get("constraint").and_then(|value| value.as_str()) {
-            Some("memcg") => format!("cgroup {} reached its limit", event.evidence["limit_cgroup"].as_str().unwrap_or("?")),
+            Some("memcg") => match event.evidence.get("limit_cgroup").and_then(|value| value.as_str()) {
+                Some(cgroup) => format!("cgroup {cgroup} reached its limit"),
+                None => "its cgroup reached its limit".to_owned(),
+            },
             Some("none") => "the host was out of memory".to_owned(),
             Some(other) => format!("memory was short under constraint {other}"),
             None => format!("in cgroup {}", label("cgroup")),
@@ -173,8 +181,14 @@ impl Report {
             });
             self.limiting_cgroup = field("oom_memcg").map(str::to_owned);
             self.victim_cgroup = field("task_memcg").map(str::to_owned);
-        } else if let Some((_, rest)) = line.split_once("Killed process ") {
-            self.killed |= rest.split(|c: char| !c.is_ascii_digit()).next() == Some(pid.to_string().as_str());
+        } else if let Some((start, rest)) = line.split_once("Killed process ")
+            && rest.split(|c: char| !c.is_ascii_digit()).next() == Some(pid.to_string().as_str())
+        {
+            self.killed = true;
+            // The line above is rate-limited, this one is not.
+            if start.starts_with("Memory cgroup out of memory") {
+                self.constraint = Some("memcg");
+            }
         }
     }
 }
@@ -204,6 +218,13 @@ mod tests {
             killed: true,
         };
         assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn the_kill_alone_tells_that_a_cgroup_was_the_limit() {
+        let mut report = Report::default();
+        report.add("Memory cgroup out of memory: Killed process 77 (tail) total-vm:1kB", 77);
+        assert_eq!(report, Report { constraint: Some("memcg"), killed: true, ..Report::default() });
     }
 
     #[test]
