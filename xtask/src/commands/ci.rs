@@ -6,19 +6,22 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{ebpf, lint, setup, test};
+use xtask::faults::SKIPS_FILE;
+
+use super::{demo, ebpf, lint, setup};
 use crate::workspace::{cargo, is_root, release_directory, run as start, search_path, sysroot};
 
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Runs all steps; the first that fails ends it.
 pub fn run() -> Result<()> {
-    let steps: [Step; 5] = [
+    let steps: [Step; 6] = [
         ("setup", setup::run),
         ("lint", lint::run),
         ("ebpf --check", ebpf::check),
         ("build without the BPF toolchain", build_without_bpf_toolchain),
         ("test", test_without_skips),
+        ("demo", demo_as_root),
     ];
     let mut report = Vec::new();
     for (name, step) in steps {
@@ -48,10 +51,15 @@ fn build_without_bpf_toolchain() -> Result<()> {
 fn test_without_skips() -> Result<()> {
     let skips = skip_file()?;
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
-    start(cargo()?.args(["xtask", "test"]).env("CI", "true").env(test::SKIPS, &skips))?;
+    start(cargo()?.args(["xtask", "test"]).env("CI", "true").env(SKIPS_FILE, &skips))?;
     let skipped = fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
     ensure!(skipped.trim().is_empty(), "tests were skipped, which this command does not allow:\n{}", skipped.trim());
     Ok(())
+}
+
+/// Without root there is nothing to see.
+fn demo_as_root() -> Result<()> {
+    if is_root() { demo::run() } else { Ok(()) }
 }
 
 fn skip_file() -> Result<PathBuf> {

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Error, Result};
 use clap::Args;
 
+use xtask::faults::trace::mount_tracefs;
+
 use super::build;
 use crate::workspace::{find_program, is_root, root};
 
@@ -23,6 +25,11 @@ pub struct Options {
 /// Builds the agent and becomes it, so that signals reach it.
 pub fn run(options: &Options) -> Result<()> {
     let agent = build::agent()?;
+    if is_root()
+        && let Err(error) = mount_tracefs()
+    {
+        eprintln!("warning: {error:#}; most probes need it");
+    }
     let mut command = if is_root() || !sudo_works() {
         if !is_root() {
             eprintln!("running without root: no BPF, and only what this user may see; run it as root for all of it");

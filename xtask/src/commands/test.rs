@@ -5,11 +5,10 @@ use std::ffi::OsString;
 use anyhow::Result;
 use clap::Args;
 
+use xtask::faults::trace::mount_tracefs;
+
 use super::setup;
 use crate::workspace::{cargo, is_root, run as start};
-
-/// Name of the environment variable with the path of the file to which a test that skips itself appends a line.
-pub const SKIPS: &str = "SYSOPS_AGENT_SKIPS";
 
 /// Options of the command.
 #[derive(Args)]
@@ -21,10 +20,14 @@ pub struct Options {
 
 /// Provides the system programs that the tests call, then runs the tests.
 pub fn run(options: &Options) -> Result<()> {
-    if !is_root() {
+    if is_root() {
+        for provided in [setup::packages::install().map(drop), mount_tracefs()] {
+            if let Err(error) = provided {
+                eprintln!("warning: {error:#}; tests that need it fail");
+            }
+        }
+    } else {
         eprintln!("not root: the tests against the real kernel skip themselves");
-    } else if let Err(error) = setup::packages::install() {
-        eprintln!("warning: {error:#}; tests that need it skip themselves or fail");
     }
     start(cargo()?.arg("test").args(&options.cargo_arguments))
 }
