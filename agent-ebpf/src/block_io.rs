@@ -12,6 +12,7 @@
 use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, Operation, RequestFields};
 use agent_common::{ABSENT, COMM_LEN, Count};
 use agent_ebpf::{Fold, count, current_comm, current_process, field, global, monotonic_ns, send, trace};
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray, PerCpuHashMap};
@@ -88,8 +89,7 @@ pub fn block_rq_complete_raw(ctx: RawTracePointContext) -> i32 {
         3 | 5 => Operation::Discard,
         _ => Operation::Other,
     };
-    trace!(&ctx, "block_rq_complete: device {:x}, {} bytes, error {}", device, bytes, error);
-    complete(rq, error, Request { device, operation, sector: read(rq, fields.rq_sector), bytes })
+    complete(&ctx, rq, error, Request { device, operation, sector: read(rq, fields.rq_sector), bytes })
 }
 
 /// `block/block_rq_issue`
@@ -105,8 +105,7 @@ pub fn block_rq_complete(ctx: TracePointContext) -> u32 {
     let fields = global!(FIELDS).complete;
     let request = request(&ctx, &fields);
     let error = field(&ctx, fields.error, 0_i32);
-    trace!(&ctx, "block_rq_complete: device {:x}, {} bytes, error {}", request.device, request.bytes, error);
-    complete(key_of(&request), error, request);
+    complete(&ctx, key_of(&request), error, request);
     0
 }
 
@@ -120,7 +119,7 @@ fn issue(key: u64) -> i32 {
 }
 
 #[inline(always)]
-fn complete(key: u64, error: i32, request: Request) -> i32 {
+fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i32 {
     let now = monotonic_ns();
     let start = match IN_FLIGHT.get_ptr(key) {
         Some(start) => {
@@ -138,6 +137,7 @@ fn complete(key: u64, error: i32, request: Request) -> i32 {
     if (latency_ns < global!(SLOW_NS) && error == 0) || !admitted(now) {
         return 0;
     }
+    trace!(ctx, "block_rq_complete: device {:x}, {} us, error {}", request.device, latency_ns / 1000, error);
     send::<BlockIoRecord>(|record| {
         record.write(BlockIoRecord {
             monotonic_ns: now,

@@ -161,9 +161,12 @@ macro_rules! global {
 /// A debug message through aya-log, in the builds that have it.
 #[macro_export]
 macro_rules! trace {
-    ($($args:tt)*) => {
+    ($ctx:expr, $($args:tt)*) => {
         #[cfg(feature = "log")]
-        aya_log_ebpf::debug!($($args)*);
+        aya_log_ebpf::debug!($ctx, $($args)*);
+        // A program that needs its context for this alone needs it in the other build, too.
+        #[cfg(not(feature = "log"))]
+        let _ = $ctx;
     };
 }
 
