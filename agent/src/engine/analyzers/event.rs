@@ -74,7 +74,7 @@ pub static TCP_RETRANSMIT: Metric = Metric::gauge(
 pub static FD_EXHAUSTED: Metric = Metric::gauge(
     "kernel_fd_exhausted",
     Unit::Count,
-    "File descriptors refused with EMFILE (limit of the process) or ENFILE (limit of the system); labels pid, comm.",
+    "Descriptors that a process (EMFILE) or the system (ENFILE) had open when it was refused another; labels pid, comm.",
 );
 
 /// All event metrics.
