@@ -156,6 +156,7 @@ impl Oom {
         while !report.killed && Instant::now() < give_up {
             match log.read() {
                 Ok(KmsgRead::Record(record)) if record.facility == 0 => report.add(&record.text, pid),
+                // poll(2) is woken by an interrupt, which a CPU that writes to a slow console takes only afterwards.
                 Ok(KmsgRead::Empty) => std::thread::sleep(Duration::from_micros(200)),
                 Ok(_) => {}
                 Err(_) => break,
