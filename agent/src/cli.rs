@@ -9,9 +9,12 @@ use crate::config::LogLevel;
 /// Where the configuration is where nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/sysops-agent/config.toml";
 
+const EXIT_STATUS: &str = "Exit status: 0 when stopped by SIGTERM or SIGINT, 1 when the configuration is bad or the agent cannot run, \
+2 for wrong arguments. SIGHUP reads the configuration again.";
+
 /// Watches a Linux host through eBPF and /proc and sends alerts that hold the evidence.
 #[derive(Debug, Parser)]
-#[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// What to do instead of running.
     #[command(subcommand)]
@@ -50,6 +53,7 @@ pub struct Run {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Tell for each signal which source is active, which better one is not, why, and what to do
+    #[command(after_help = "Exit status: 0 when every signal has a source, 1 when one has none or the configuration is bad.")]
     Doctor(Doctor),
 }
 

@@ -27,7 +27,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::NotFound => "name an existing file",
+        io::ErrorKind::NotFound => "name an existing file with --config, or make this one: an empty file means all defaults",
         io::ErrorKind::PermissionDenied => "let the user that runs the agent read the file and search its directories",
         io::ErrorKind::IsADirectory => "name the file in the directory",
         _ => "see whether the file can be read by other programs",

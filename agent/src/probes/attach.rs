@@ -151,7 +151,11 @@ fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
     let mut errno = None;
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let _ = write!(why, ": {inner}");
+        let inner_text = inner.to_string();
+        // Some errors say what their cause says.
+        if !why.ends_with(&inner_text) {
+            let _ = write!(why, ": {inner_text}");
+        }
         errno = errno.or_else(|| inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
         cause = inner.source();
     }

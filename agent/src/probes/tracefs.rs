@@ -91,7 +91,11 @@ pub fn events_dir(host: &Host) -> Result<PathBuf, Unavailable> {
             Err(error) => return Err(cannot_read(&events, &error)),
         }
     }
-    Err(Unavailable::new("tracefs is not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"))
+    let [usual, older] = MOUNT_POINTS.map(|mount_point| host.sysfs(mount_point));
+    Err(Unavailable::new(
+        format!("tracefs is mounted neither at {} nor at {}", usual.display(), older.display()),
+        format!("mount -t tracefs tracefs {}", usual.display()),
+    ))
 }
 
 fn cannot_read(path: &std::path::Path, error: &io::Error) -> Unavailable {

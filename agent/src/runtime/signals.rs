@@ -63,11 +63,18 @@ fn fall_back(row: &probes::Row, config: &Config, host: &Host, mut better: Vec<Un
                 Ok(()) => sources.push("kernel log"),
                 Err(unavailable) => better.push(unavailable),
             },
-            Fallback::Procfs { file, has, what } => match std::fs::read_to_string(host.procfs(file)) {
-                Ok(text) if text.contains(has) => sources.push(what),
-                Ok(_) => better.push(Unavailable::new(format!("this kernel lacks {what}"), "nothing to do")),
-                Err(error) => better.push(Unavailable::new(format!("cannot read {what}: {error}"), "nothing to do")),
-            },
+            Fallback::Procfs { file, has, what } => {
+                let path = host.procfs(file);
+                let why = match std::fs::read_to_string(&path) {
+                    Ok(text) if text.contains(has) => {
+                        sources.push(what);
+                        continue;
+                    }
+                    Ok(_) => format!("{} has no {}", path.display(), has.trim_end()),
+                    Err(error) => format!("cannot read {}: {error}", path.display()),
+                };
+                better.push(Unavailable::new(why, "nothing to do where procfs is mounted there; older kernels lack it"));
+            }
         }
     }
     let source = (!sources.is_empty()).then(|| sources.join("; "));
