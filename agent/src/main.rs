@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // The alternate form puts all causes on one line.
-        eprintln!("sysops-agent: {error:#}");
+        commands::complain(&format_args!("sysops-agent: {error:#}"));
         ExitCode::FAILURE
     })
 }

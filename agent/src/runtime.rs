@@ -4,6 +4,7 @@
 //! host; `probes` reads what the kernel sends. Each part that panics is started again by itself.
 
 mod collecting;
+mod log;
 mod screen;
 pub mod signals;
 mod stop;
@@ -30,6 +31,7 @@ use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKe
 use crate::notifiers::{self, Sender};
 use crate::probes::{ProbeReader, Seen, Stop};
 use collecting::Collecting;
+pub use log::log_to_stderr;
 pub use screen::table;
 use signals::Signal;
 use stop::{FIRST, LONGEST, POLL, Part, StopFlag};
@@ -78,12 +80,11 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut core = Core::new(&config, &hostname);
     let mut outlet = Outlet::open(&config, &hostname);
     let mut sources = Sources::start(&config, &queue, probe_log)?;
-    screen::introduce(&config, &hostname, &sources.signals, &sources.log_notes);
+    let mut screen = screen::Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     core.note(&sources.signals);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_own = Instant::now();
-    let mut screen = screen::Events::default();
     loop {
         tokio::select! {
             biased;

@@ -2,6 +2,7 @@
 //!
 //! It says nothing that it did not try: probes are loaded and attached, files are read, each collector runs once.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,23 +41,25 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
             "channels_unavailable": notifiers::unavailable(&config),
         });
-        println!("{report:#}");
+        super::print(&format!("{report:#}\n"));
     } else {
+        let mut page = String::new();
         for (name, value) in &facts {
-            anstream::println!("{name:<18}{}", notifiers::escape(value));
+            let _ = writeln!(page, "{name:<18}{}", notifiers::escape(value));
         }
-        anstream::println!("{:<18}{} KiB\n\nsignals", "BPF maps", map_bytes / 1024);
-        anstream::print!("{}", table(&signals));
+        let _ = writeln!(page, "{:<18}{} KiB\n\nsignals", "BPF maps", map_bytes / 1024);
+        page += &table(&signals);
         if let Err(unavailable) = &log {
-            anstream::println!("  {:<16}not read: {}; {}", "kernel log", unavailable.why, unavailable.advice);
+            let _ = writeln!(page, "  {:<16}not read: {}; {}", "kernel log", unavailable.why, unavailable.advice);
         }
-        anstream::println!("\ncollectors");
+        page += "\ncollectors\n";
         for tried in &collectors {
-            anstream::println!("  {:<16}{}", tried.name, tried.text());
+            let _ = writeln!(page, "  {:<16}{}", tried.name, tried.text());
         }
         for channel in notifiers::unavailable(&config) {
-            anstream::println!("\nalerting.{channel} is enabled, but this version has no such channel yet");
+            let _ = writeln!(page, "\nalerting.{channel} is enabled, but this version has no such channel yet");
         }
+        super::print(&page);
     }
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,5 +1,6 @@
 //! `--validate`: checks a configuration and says everything that is wrong with it.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,14 +13,15 @@ use crate::{config, notifiers};
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
-            println!("{}: good", path.display());
+            let mut page = format!("{}: good\n", path.display());
             for channel in notifiers::unavailable(&config) {
-                println!("note: alerting.{channel} is enabled, but this version has no such channel yet");
+                let _ = writeln!(page, "note: alerting.{channel} is enabled, but this version has no such channel yet");
             }
+            super::print(&page);
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => {
-            eprintln!("{problems}");
+            super::complain(&problems);
             Ok(ExitCode::FAILURE)
         }
     }

@@ -52,8 +52,8 @@ pub fn table(signals: &[Signal]) -> String {
     page
 }
 
-/// Says who watches what, and ends with a line that begins with `ready`.
-pub fn introduce(config: &Config, hostname: &str, signals: &[Signal], logs: &[String]) {
+/// Who watches what; ends with a line that begins with `ready`.
+pub fn introduction(config: &Config, hostname: &str, signals: &[Signal], logs: &[String]) -> String {
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
     let user = if rustix::process::geteuid().is_root() { "as root" } else { "without root" };
@@ -73,34 +73,36 @@ pub fn introduce(config: &Config, hostname: &str, signals: &[Signal], logs: &[St
         NOTIFIERS.iter().filter(|row| (row.build)(config).is_ok_and(|channel| channel.is_some())).map(|row| row.name).collect();
     let _ = writeln!(page, "  {:<16}{}", "alerts go to", channels.join(", "));
     let _ = writeln!(page, "ready: {} signals, {} collectors", signals.len(), COLLECTORS.len());
-    // Whoever closed our output does not want to read it.
-    let _ = anstream::stdout().lock().write_all(page.as_bytes());
+    page
 }
 
-/// Prints events. A terminal that blocks holds up nobody: lines that it does not take are counted, and stated later.
-pub struct Events {
+/// Prints the introduction, then events. A terminal that blocks holds up nobody: lines that it does not take are counted, and
+/// stated later.
+pub struct Screen {
     lines: mpsc::Sender<String>,
     zone: TimeZone,
     window: (Instant, u32),
     untold: u64,
 }
 
-impl Default for Events {
-    fn default() -> Self {
+impl Screen {
+    /// Begins with `introduction`; must be called within a runtime.
+    pub fn open(introduction: String) -> Self {
         let (lines, mut waiting) = mpsc::channel::<String>(QUEUE);
         tokio::spawn(async move {
-            while let Some(line) = waiting.recv().await {
+            let mut next = Some(introduction);
+            while let Some(line) = next {
                 let print = move || anstream::stdout().lock().write_all(line.as_bytes());
+                // Whoever closed our output does not want to read it.
                 if !matches!(tokio::task::spawn_blocking(print).await, Ok(Ok(()))) {
                     return;
                 }
+                next = waiting.recv().await;
             }
         });
         Self { lines, zone: TimeZone::system(), window: (Instant::now(), 0), untold: 0 }
     }
-}
 
-impl Events {
     /// Prints one line about the event, unless there are too many.
     pub fn show(&mut self, at: Timestamp, event: &KernelEvent) {
         if self.window.0.elapsed() >= Duration::from_secs(1) {
