@@ -76,7 +76,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     let pid_file = PidFile::write(&config)?;
     let (queue, mut observations) = mpsc::channel(QUEUE);
-    let mut hostname = hostname(&config);
+    let hostname = hostname(&config);
     let mut core = Core::new(&config, &hostname);
     let mut outlet = Outlet::open(&config, &hostname);
     let mut sources = Sources::start(&config, &queue, probe_log)?;
@@ -85,6 +85,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_own = Instant::now();
+    let mut retiring = JoinSet::new();
     loop {
         tokio::select! {
             biased;
@@ -92,15 +93,26 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 let Some(new) = reread(path) else { continue };
-                if hostname != self::hostname(&new) {
-                    tracing::warn!("[agent] hostname takes effect with the next start");
+                for key in fixed_at_start(&config, &new) {
+                    tracing::warn!("[agent] {key} takes effect with the next start");
                 }
-                hostname = self::hostname(&new);
-                wind_down(&mut core, &mut sources, &mut observations, &mut outlet).await;
-                core.engine.reconfigure(&new);
-                outlet = Outlet::open(&new, &hostname);
-                sources = Sources::start(&new, &queue, probe_log)?;
-                core.note(&sources.signals);
+                // What did not change goes on: a reload for a channel's sake misses no event, one for a probe's sake no retry.
+                let ended = needs_other_sources(&config, &new);
+                if ended {
+                    sources.stop().await;
+                    core.drain(&mut observations);
+                }
+                core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+                core.reconfigure(&new);
+                if new.alerting != config.alerting {
+                    let mut old = std::mem::replace(&mut outlet, Outlet::open(&new, &hostname));
+                    retiring.spawn(async move { old.close(STOP).await });
+                }
+                if ended {
+                    let mut old = std::mem::replace(&mut sources, Sources::start(&new, &queue, probe_log)?);
+                    retiring.spawn(async move { old.join(Instant::now() + STOP).await });
+                    core.note(&sources.signals);
+                }
                 config = new;
                 tracing::info!("configuration {} is in force", path.display());
             }
@@ -120,24 +132,40 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
             }
         }
         core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+        while retiring.try_join_next().is_some() {}
     }
+    let deadline = Instant::now() + STOP;
     tracing::info!("stopping");
-    wind_down(&mut core, &mut sources, &mut observations, &mut outlet).await;
+    // The sources end, the engine sees all that they saw, and what it has to say is sent.
+    sources.stop().await;
+    core.drain(&mut observations);
+    core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+    // The kernel takes its time to let programs go, and needs nobody's help for it.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let earlier = tokio::time::timeout(left, async { while retiring.join_next().await.is_some() {} });
+    let _ = tokio::join!(sources.join(deadline), outlet.close(left), earlier);
     drop(pid_file);
     Ok(())
 }
 
-/// Ends the sources, lets the engine see all that they saw, and sends what it has to say.
-async fn wind_down(core: &mut Core, sources: &mut Sources, observations: &mut Observations, outlet: &mut Outlet) {
-    let begun = Instant::now();
-    sources.stop().await;
-    while let Ok((at, observation)) = observations.try_recv() {
-        core.observe(at, observation);
-    }
-    core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
-    // The kernel takes its time to let programs go, and needs nobody's help for it.
-    let deadline = begun + STOP;
-    tokio::join!(sources.join(deadline), outlet.close(deadline.saturating_duration_since(Instant::now())));
+/// Keys of `[agent]` that differ and are read only when the agent starts.
+fn fixed_at_start(old: &Config, new: &Config) -> impl Iterator<Item = &'static str> {
+    let (old, new) = (&old.agent, &new.agent);
+    let differ = [
+        ("hostname", old.hostname != new.hostname),
+        ("log_level", old.log_level != new.log_level),
+        ("pid_file", old.pid_file != new.pid_file),
+    ];
+    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key))
+}
+
+/// Whether the sources were made from something that is now different.
+fn needs_other_sources(old: &Config, new: &Config) -> bool {
+    old.host != new.host
+        || old.ebpf != new.ebpf
+        || old.collector != new.collector
+        || old.log_analyzer != new.log_analyzer
+        || old.agent.collect_interval != new.agent.collect_interval
 }
 
 /// The engine, and what it said and nobody has taken yet.
@@ -164,6 +192,19 @@ impl Core {
         if catch_unwind(AssertUnwindSafe(|| engine.observe(at, observation, alerts))).is_err() {
             tracing::error!("the engine panicked and starts anew; open incidents are forgotten; please report this");
             self.engine = Engine::new(&self.config, &self.hostname);
+        }
+    }
+
+    /// Takes over another configuration; series and open incidents stay.
+    fn reconfigure(&mut self, config: &Config) {
+        self.engine.reconfigure(config);
+        self.config = config.clone();
+    }
+
+    /// Hands over all that waits.
+    fn drain(&mut self, observations: &mut Observations) {
+        while let Ok((at, observation)) = observations.try_recv() {
+            self.observe(at, observation);
         }
     }
 
