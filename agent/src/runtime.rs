@@ -4,6 +4,7 @@
 //! host; `probes` reads what the kernel sends. Each part that panics is started again by itself.
 
 mod collecting;
+mod lacking;
 mod log;
 mod screen;
 pub mod signals;
@@ -31,6 +32,7 @@ use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKe
 use crate::notifiers::{self, Sender};
 use crate::probes::{ProbeReader, Seen, Stop};
 use collecting::Collecting;
+pub use lacking::lacking;
 pub use log::log_to_stderr;
 pub use screen::table;
 use signals::Signal;
@@ -81,6 +83,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut outlet = Outlet::open(&config, &hostname);
     let mut sources = Sources::start(&config, &queue, probe_log)?;
     let mut screen = screen::Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
+    lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,6 +99,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 for key in fixed_at_start(&config, &new) {
                     tracing::warn!("[agent] {key} takes effect with the next start");
                 }
+                lacking(&new).iter().for_each(|sentence| tracing::warn!("{sentence}"));
                 // What did not change goes on: a reload for a channel's sake misses no event, one for a probe's sake no retry.
                 let ended = needs_other_sources(&config, &new);
                 if ended {
@@ -226,9 +230,6 @@ impl Outlet {
     fn open(config: &Config, hostname: &str) -> Self {
         let (channels, errors) = notifiers::build(config);
         errors.iter().for_each(|error| tracing::error!("{error}; the other channels go on"));
-        for channel in notifiers::unavailable(config) {
-            tracing::warn!("alerting.{channel} is enabled, but this version has no such channel yet; nothing is sent there");
-        }
         let sender = Sender {
             hostname: hostname.to_owned(),
             address: own_address(),

@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::host::Host;
 use crate::notifiers;
 use crate::runtime::signals::{self, Signal};
-use crate::runtime::table;
+use crate::runtime::{lacking, table};
 
 /// Examines the host and prints what it found. The exit code is 0 where every signal has a source.
 ///
@@ -39,7 +39,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             "signals": signals.iter().map(signal_json).collect::<Vec<_>>(),
             "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
             "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
-            "channels_unavailable": notifiers::unavailable(&config),
+            "lacking": lacking(&config),
         });
         super::print(&format!("{report:#}\n"));
     } else {
@@ -56,8 +56,8 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         for tried in &collectors {
             let _ = writeln!(page, "  {:<16}{}", tried.name, tried.text());
         }
-        for channel in notifiers::unavailable(&config) {
-            let _ = writeln!(page, "\nalerting.{channel} is enabled, but this version has no such channel yet");
+        for sentence in lacking(&config) {
+            let _ = writeln!(page, "\n{sentence}");
         }
         super::print(&page);
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{config, notifiers};
+use crate::{config, runtime};
 
 /// Prints the verdict: on standard output where the configuration is good, else each problem on standard error.
 ///
@@ -14,8 +14,8 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     match config::load(path) {
         Ok(config) => {
             let mut page = format!("{}: good\n", path.display());
-            for channel in notifiers::unavailable(&config) {
-                let _ = writeln!(page, "note: alerting.{channel} is enabled, but this version has no such channel yet");
+            for sentence in runtime::lacking(&config) {
+                let _ = writeln!(page, "note: {sentence}");
             }
             super::print(&page);
             Ok(ExitCode::SUCCESS)
