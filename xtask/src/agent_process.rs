@@ -1,6 +1,7 @@
 //! The agent as its users meet it: a program with a configuration file, what it prints, and signals.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -21,7 +22,7 @@ pub struct AgentProcess {
     process: KillOnDrop,
     stdout: PathBuf,
     stderr: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// How an agent stopped.
@@ -34,30 +35,42 @@ pub struct Stopped {
 }
 
 impl AgentProcess {
-    /// Runs `binary --config FILE` with `arguments` after it, where FILE holds `config`, and returns when it is ready: when
+    /// Runs `binary` with `arguments` and `--config FILE`, where FILE holds `config`, and returns when it is ready: when
     /// all probes are attached.
     ///
     /// # Errors
     /// If it ends before, or isn't ready after 20 s; the message holds what it printed.
     pub fn start(binary: &Path, config: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(arguments);
+        Self::run(command, config)
+    }
+
+    /// The same with a command that says as whom and in which environment, and gets `--config FILE` as further arguments.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn run(mut command: Command, config: &str) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("sysops-agent-").tempdir().context("cannot make a directory for the agent")?;
         let file = |name: &str| directory.path().join(name);
         let (config_path, stdout, stderr) = (file("config.toml"), file("stdout"), file("stderr"));
-        fs::write(&config_path, config).with_context(|| format!("cannot write {}", config_path.display()))?;
+        // The agent may run as another user.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
+            .and_then(|()| fs::write(&config_path, config))
+            .with_context(|| format!("cannot write {}", config_path.display()))?;
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot make {}", path.display()));
-        let child = Command::new(binary)
+        let child = command
             .arg("--config")
             .arg(&config_path)
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(create(&stdout)?)
             .stderr(create(&stderr)?)
             // The agent honours proxies; alerts to the loopback must not take one.
             .env("NO_PROXY", "127.0.0.1")
             .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let mut agent = Self { process: KillOnDrop::new(child), stdout, stderr, _directory: directory };
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let mut agent = Self { process: KillOnDrop::new(child), stdout, stderr, directory };
         let ready = poll("the agent's line `ready: …`", READY_WITHIN, || {
             if agent.stdout().lines().any(|line| line.starts_with("ready")) {
                 return Ok(Some(()));
@@ -86,14 +99,42 @@ impl AgentProcess {
         fs::read(&self.stderr).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
+    /// Replaces its configuration file; it reads that again when it gets SIGHUP.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or the agent has ended.
+    pub fn reload(&self, config: &str) -> Result<()> {
+        let path = self.directory.path().join("config.toml");
+        fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+        self.process.signal(Signal::HUP)
+    }
+
+    /// Waits until its standard error holds `text`.
+    ///
+    /// # Errors
+    /// If it doesn't within `limit`; the message holds what it printed.
+    pub fn wait_for_log(&self, text: &str, limit: Duration) -> Result<()> {
+        let said = poll(&format!("{text:?} in the agent's log"), limit, || Ok(self.stderr().contains(text).then_some(())));
+        said.with_context(|| self.printed())
+    }
+
     /// Asks it to stop, with SIGTERM.
     ///
     /// # Errors
     /// If it goes on longer than `limit`, fails, or has panicked in some part at any time.
     pub fn stop(&mut self, limit: Duration) -> Result<Stopped> {
+        self.stop_with(Signal::TERM, limit)
+    }
+
+    /// Asks it to stop with another signal.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn stop_with(&mut self, signal: Signal, limit: Duration) -> Result<Stopped> {
         let asked = Instant::now();
-        self.process.signal(Signal::TERM)?;
-        let status = self.process.wait(limit).context("the agent doesn't stop on SIGTERM").with_context(|| self.printed())?;
+        self.process.signal(signal)?;
+        let stopped = self.process.wait(limit).with_context(|| format!("the agent doesn't stop on {signal:?}"));
+        let status = stopped.with_context(|| self.printed())?;
         let stopped = Stopped { status, took: asked.elapsed() };
         if !status.success() {
             bail!("the agent stopped with {status}\n{}", self.printed());

@@ -74,7 +74,15 @@ impl Receiver {
     /// # Errors
     /// If no port can be had.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on a port of 127.0.0.1")?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Listens on this address, such as one where no receiver has been so far.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr().context("cannot tell the port of the receiver")?;
         let shared = Arc::new(Shared::default());
         let acceptor = thread::Builder::new()
