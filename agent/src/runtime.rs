@@ -6,54 +6,37 @@
 mod collecting;
 mod lacking;
 mod log;
+mod outlet;
 mod screen;
 pub mod signals;
+mod sources;
 mod stop;
 
-use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::alerting::Router;
 use crate::config::{self, Config};
 use crate::engine::{self, Engine};
-use crate::host::{self, Host};
-use crate::logs::{self, LogSource};
-use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp, Unit};
-use crate::notifiers::{self, Sender};
-use crate::probes::{ProbeReader, Seen, Stop};
-use collecting::Collecting;
+use crate::host;
+use crate::model::{Alert, Labels, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp};
 pub use lacking::lacking;
 pub use log::log_to_stderr;
+use outlet::Outlet;
 pub use screen::table;
 use signals::Signal;
-use stop::{FIRST, LONGEST, POLL, Part, StopFlag};
+use sources::{Sources, needs_other_sources};
 
 /// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.
 const QUEUE: usize = 1024;
 /// How long a stop may take.
 const STOP: Duration = Duration::from_millis(1900);
-/// How much of that the sources have to hand over what they hold; the rest is for the alerts, and for the kernel to take the
-/// programs out.
-const STOP_SOURCES: Duration = Duration::from_millis(400);
-
-/// What the runtime itself counts.
-pub const METRICS: &[Metric] = &[LOG_LOST];
-
-const LOG_LOST: Metric = Metric::counter(
-    "agent_log_records_lost_total",
-    Unit::Count,
-    "Records of a log that were overwritten before they were read, by gaps in their sequence numbers",
-);
 
 type Queue = mpsc::Sender<(Timestamp, Observation)>;
 type Observations = mpsc::Receiver<(Timestamp, Observation)>;
@@ -120,12 +103,6 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 config = new;
                 tracing::info!("configuration {} is in force", path.display());
             }
-            Some((at, observation)) = observations.recv() => {
-                if let Observation::Event(event) = &observation {
-                    screen.show(at, event);
-                }
-                core.observe(at, observation);
-            }
             _ = tick.tick() => {
                 core.observe(host::now(), Observation::Tick);
                 if Instant::now() >= next_own {
@@ -133,6 +110,13 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     let values = own_samples(&core, &outlet, &sources);
                     core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
                 }
+            }
+            // Last, so that a flood of them keeps neither a signal nor the time from getting through.
+            Some((at, observation)) = observations.recv() => {
+                if let Observation::Event(event) = &observation {
+                    screen.show(at, event);
+                }
+                core.observe(at, observation);
             }
         }
         core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
@@ -161,15 +145,6 @@ fn fixed_at_start(old: &Config, new: &Config) -> impl Iterator<Item = &'static s
         ("pid_file", old.pid_file != new.pid_file),
     ];
     differ.into_iter().filter_map(|(key, differs)| differs.then_some(key))
-}
-
-/// Whether the sources were made from something that is now different.
-fn needs_other_sources(old: &Config, new: &Config) -> bool {
-    old.host != new.host
-        || old.ebpf != new.ebpf
-        || old.collector != new.collector
-        || old.log_analyzer != new.log_analyzer
-        || old.agent.collect_interval != new.agent.collect_interval
 }
 
 /// The engine, and what it said and nobody has taken yet.
@@ -220,166 +195,6 @@ impl Core {
     }
 }
 
-/// The way out: channels with their couriers.
-struct Outlet {
-    router: Router,
-    couriers: JoinSet<()>,
-}
-
-impl Outlet {
-    fn open(config: &Config, hostname: &str) -> Self {
-        let (channels, errors) = notifiers::build(config);
-        errors.iter().for_each(|error| tracing::error!("{error}; the other channels go on"));
-        let sender = Sender {
-            hostname: hostname.to_owned(),
-            address: own_address(),
-            time_zone: jiff::tz::TimeZone::system(),
-            pid: std::process::id(),
-        };
-        let router = Router::new(channels, sender);
-        let mut couriers = JoinSet::new();
-        for courier in router.couriers() {
-            couriers.spawn(async move {
-                let courier = Arc::new(courier);
-                let mut wait = FIRST;
-                loop {
-                    let running = Arc::clone(&courier);
-                    match tokio::spawn(async move { running.run().await }).await {
-                        Ok(()) => return,
-                        Err(error) => tracing::error!("channel {}: {error}; started again in {wait:?}", courier.name()),
-                    }
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST);
-                }
-            });
-        }
-        Self { router, couriers }
-    }
-
-    /// Sends what is queued, for as long as `limit`.
-    async fn close(&mut self, limit: Duration) {
-        self.router.flush(limit).await;
-        self.couriers.abort_all();
-    }
-}
-
-/// Everything that makes observations.
-struct Sources {
-    signals: Vec<Signal>,
-    log_notes: Vec<String>,
-    stop: StopFlag,
-    probe_stop: Stop,
-    parts: Vec<Part>,
-    logs: Vec<JoinHandle<()>>,
-    log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
-}
-
-impl Sources {
-    fn start(config: &Config, queue: &Queue, probe_log: bool) -> anyhow::Result<Self> {
-        let host = Host::new(config.host.clone());
-        let (attached, signals) = signals::attach(config, &host, probe_log);
-        let stop = StopFlag::default();
-        let probe_stop = Stop::new().context("cannot make an eventfd")?;
-        let mut sources = Self {
-            signals,
-            log_notes: Vec::new(),
-            stop,
-            probe_stop,
-            parts: Vec::new(),
-            logs: Vec::new(),
-            log_losses: Vec::new(),
-        };
-        if !attached.is_empty() {
-            let mut reader = ProbeReader::new(attached, &host, &config.ebpf, config.agent.collect_interval);
-            let (stop, queue) = (sources.probe_stop.clone(), queue.clone());
-            let body = move || {
-                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen))).is_ok();
-                if let Err(error) = reader.run(&stop, &mut emit) {
-                    tracing::error!("probes: cannot wait for events: {error}; no events arrive any more");
-                }
-            };
-            sources.parts.push(Part::start("probes", sources.stop.clone(), body).context("cannot start a thread")?);
-        }
-        let mut collecting = Collecting::new(config, &host);
-        let (stop, emitter) = (sources.stop.clone(), queue.clone());
-        let body = move || {
-            let mut emit = |samples| emitter.blocking_send((host::now(), Observation::Samples(samples))).is_ok();
-            collecting.run(&stop, &mut emit);
-        };
-        sources.parts.push(Part::start("collectors", sources.stop.clone(), body).context("cannot start a thread")?);
-        sources.start_logs(config, &host, queue);
-        Ok(sources)
-    }
-
-    fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue) {
-        if !config.log_analyzer.enabled {
-            return;
-        }
-        for row in logs::SOURCES.iter().filter(|row| config.log_analyzer.sources.contains(&row.key)) {
-            let source = match (row.open)(host) {
-                Ok(source) => source,
-                Err(unavailable) => {
-                    self.log_notes.push(format!("{}: {unavailable}", row.name));
-                    continue;
-                }
-            };
-            self.log_notes.push(format!("{}: {}", row.name, row.summary));
-            let lost = Arc::new(AtomicU64::new(0));
-            self.log_losses.push((SeriesKey::new(&LOG_LOST, Labels::new().with("source", row.name)), Arc::clone(&lost)));
-            self.logs.push(tokio::spawn(follow(row, source, host.clone(), queue.clone(), lost)));
-        }
-    }
-
-    /// Tells everything to stop, and waits a moment until nothing makes observations any more.
-    async fn stop(&mut self) {
-        self.stop.raise();
-        self.probe_stop.stop();
-        self.logs.drain(..).for_each(|log| log.abort());
-        let deadline = Instant::now() + STOP_SOURCES;
-        while Instant::now() < deadline && !self.parts.iter().all(Part::returned) {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Waits until everything has ended; BPF programs leave the kernel with the thread that holds them.
-    async fn join(&mut self, deadline: Instant) {
-        for part in self.parts.drain(..) {
-            part.join(deadline).await;
-        }
-    }
-}
-
-fn observation_of(seen: Seen) -> Observation {
-    match seen {
-        Seen::Event(event) => Observation::Event(Box::new(event)),
-        Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
-    }
-}
-
-/// Reads one log, and opens it again where it ended.
-async fn follow(row: &'static logs::Row, source: Box<dyn LogSource>, host: Host, queue: Queue, lost: Arc<AtomicU64>) {
-    let mut source = Some(source);
-    let mut wait = FIRST;
-    loop {
-        if let Some(open) = &mut source {
-            match open.next().await {
-                Ok(logged) => {
-                    wait = FIRST;
-                    lost.fetch_add(logged.lost, Ordering::Relaxed);
-                    if queue.send((host::now(), Observation::Log(logged.record))).await.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Err(error) => tracing::warn!("log {}: {error}; opened again in {wait:?}", row.name),
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST);
-        source = (row.open)(&host).ok();
-    }
-}
-
 /// Reads the configuration again; a bad one changes nothing.
 fn reread(path: &Path) -> Option<Config> {
     config::load(path).inspect_err(|problems| tracing::error!("the configuration stays as it was: {problems}")).ok()
@@ -390,13 +205,7 @@ fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources) -> Vec<Sample> {
     let engine = core.engine.stats();
     samples.extend(core.series.iter().zip(engine.values()).map(|(series, (_, value))| Sample { series: series.clone(), value }));
     outlet.router.samples(&mut samples);
-    #[expect(clippy::cast_precision_loss, reason = "a count beyond 2^53 is out of reach")]
-    samples.extend(
-        sources
-            .log_losses
-            .iter()
-            .map(|(series, lost)| Sample { series: series.clone(), value: lost.load(Ordering::Relaxed) as f64 }),
-    );
+    sources.samples(&mut samples);
     samples
 }
 
@@ -404,16 +213,6 @@ fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources) -> Vec<Sample> {
 fn hostname(config: &Config) -> String {
     let own = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     config.agent.hostname.clone().unwrap_or_else(own)
-}
-
-/// The address that the host would use towards the world; empty where it has none. Connecting a datagram socket sends nothing.
-fn own_address() -> String {
-    let address = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
-        // An address that is reserved for documentation (RFC 5737), behind the default route wherever there is one.
-        socket.connect("192.0.2.1:9")?;
-        socket.local_addr()
-    });
-    address.map_or(String::new(), |address| address.ip().to_string())
 }
 
 /// The file that holds the process id; removed when the agent stops.

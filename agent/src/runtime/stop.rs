@@ -14,6 +14,38 @@ pub const LONGEST: Duration = Duration::from_secs(60);
 /// How often an ending part is looked at.
 pub const POLL: Duration = Duration::from_millis(2);
 
+/// Runs a task, again after each panic, with growing waits, until it returns.
+pub async fn keep_running<F: Future<Output = ()> + Send + 'static>(name: String, mut make: impl FnMut() -> F) {
+    let mut wait = FIRST;
+    loop {
+        let started = Instant::now();
+        match AbortOnDrop(tokio::spawn(make())).finished().await {
+            Ok(()) => return,
+            Err(error) => tracing::error!("{name}: {error}; started again in {wait:?}"),
+        }
+        if started.elapsed() > LONGEST {
+            wait = FIRST;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST);
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    async fn finished(mut self) -> Result<(), tokio::task::JoinError> {
+        (&mut self.0).await
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// A flag that threads can wait for.
 #[derive(Clone, Default)]
 pub struct StopFlag(Arc<(Mutex<bool>, Condvar)>);
@@ -106,6 +138,26 @@ mod tests {
         });
         part.unwrap().join(Instant::now() + Duration::from_secs(10)).await;
         assert_eq!(runs.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again_and_ends_with_its_keeper() {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&runs);
+        let keeper = tokio::spawn(keep_running("task".into(), move || {
+            let run = counter.fetch_add(1, Ordering::SeqCst);
+            async move {
+                assert!(run > 0, "the first run fails, as this test wants it");
+                std::future::pending::<()>().await;
+            }
+        }));
+        while runs.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(POLL).await;
+        }
+        // The task holds the counter through its closure; it goes when the keeper goes.
+        keeper.abort();
+        assert!(keeper.await.is_err_and(|error| error.is_cancelled()));
+        assert_eq!(Arc::strong_count(&runs), 1);
     }
 
     #[test]

@@ -1,0 +1,172 @@
+//! Everything that makes observations: the threads of probes and collectors, and a task for each log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
+
+use super::Queue;
+use super::collecting::Collecting;
+use super::signals::{self, Signal};
+use super::stop::{FIRST, LONGEST, POLL, Part, StopFlag, keep_running};
+use crate::config::Config;
+use crate::host::{self, Host};
+use crate::logs;
+use crate::model::{Labels, Metric, Observation, Sample, Samples, SeriesKey, Unit};
+use crate::probes::{ProbeReader, Seen, Stop};
+
+/// How much of the time of a stop the sources have to hand over what they hold; the rest is for the alerts, and for the kernel
+/// to take the programs out.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// What each log lost.
+const LOG_LOST: Metric = Metric::counter(
+    "agent_log_records_lost_total",
+    Unit::Count,
+    "Records of a log that were overwritten before they were read, by gaps in their sequence numbers",
+);
+
+/// Whether the sources were made from something that is now different.
+pub fn needs_other_sources(old: &Config, new: &Config) -> bool {
+    old.host != new.host
+        || old.ebpf != new.ebpf
+        || old.collector != new.collector
+        || old.log_analyzer != new.log_analyzer
+        || old.agent.collect_interval != new.agent.collect_interval
+}
+
+/// Everything that makes observations.
+pub struct Sources {
+    /// What serves each signal.
+    pub signals: Vec<Signal>,
+    /// What is to say of each log.
+    pub log_notes: Vec<String>,
+    stop: StopFlag,
+    probe_stop: Stop,
+    parts: Vec<Part>,
+    logs: Vec<JoinHandle<()>>,
+    log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
+}
+
+impl Sources {
+    /// Attaches the probes and starts the threads and tasks.
+    ///
+    /// # Errors
+    /// The system gives no threads or file descriptors.
+    pub fn start(config: &Config, queue: &Queue, probe_log: bool) -> anyhow::Result<Self> {
+        let host = Host::new(config.host.clone());
+        let (attached, signals) = signals::attach(config, &host, probe_log);
+        let stop = StopFlag::default();
+        let probe_stop = Stop::new().context("cannot make an eventfd")?;
+        let mut sources = Self {
+            signals,
+            log_notes: Vec::new(),
+            stop,
+            probe_stop,
+            parts: Vec::new(),
+            logs: Vec::new(),
+            log_losses: Vec::new(),
+        };
+        if !attached.is_empty() {
+            let mut reader = ProbeReader::new(attached, &host, &config.ebpf, config.agent.collect_interval);
+            let (stop, queue) = (sources.probe_stop.clone(), queue.clone());
+            let body = move || {
+                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen))).is_ok();
+                if let Err(error) = reader.run(&stop, &mut emit) {
+                    tracing::error!("probes: cannot wait for events: {error}; no events arrive any more");
+                }
+            };
+            sources.parts.push(Part::start("probes", sources.stop.clone(), body).context("cannot start a thread")?);
+        }
+        let mut collecting = Collecting::new(config, &host);
+        let (stop, emitter) = (sources.stop.clone(), queue.clone());
+        let body = move || {
+            let mut emit = |samples| emitter.blocking_send((host::now(), Observation::Samples(samples))).is_ok();
+            collecting.run(&stop, &mut emit);
+        };
+        sources.parts.push(Part::start("collectors", sources.stop.clone(), body).context("cannot start a thread")?);
+        sources.start_logs(config, &host, queue);
+        Ok(sources)
+    }
+
+    fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue) {
+        if !config.log_analyzer.enabled {
+            return;
+        }
+        for row in logs::SOURCES.iter().filter(|row| config.log_analyzer.sources.contains(&row.key)) {
+            // One that cannot be opened now is tried again: a device node or a permission may come later.
+            let note = (row.open)(host).map_or_else(|unavailable| unavailable.to_string(), |_| row.summary.to_owned());
+            self.log_notes.push(format!("{}: {note}", row.name));
+            let lost = Arc::new(AtomicU64::new(0));
+            self.log_losses.push((SeriesKey::new(&LOG_LOST, Labels::new().with("source", row.name)), Arc::clone(&lost)));
+            let (host, queue) = (host.clone(), queue.clone());
+            self.logs.push(tokio::spawn(keep_running(format!("log {}", row.name), move || {
+                follow(row, host.clone(), queue.clone(), Arc::clone(&lost))
+            })));
+        }
+    }
+
+    /// What the logs lost.
+    #[expect(clippy::cast_precision_loss, reason = "a count beyond 2^53 is out of reach")]
+    pub fn samples(&self, into: &mut Vec<Sample>) {
+        let losses = self.log_losses.iter();
+        into.extend(losses.map(|(series, lost)| Sample { series: series.clone(), value: lost.load(Ordering::Relaxed) as f64 }));
+    }
+
+    /// Tells everything to stop, and waits a moment until nothing makes observations any more.
+    pub async fn stop(&mut self) {
+        self.stop.raise();
+        self.probe_stop.stop();
+        self.logs.drain(..).for_each(|log| log.abort());
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !self.parts.iter().all(Part::returned) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until everything has ended; BPF programs leave the kernel with the thread that holds them.
+    pub async fn join(&mut self, deadline: Instant) {
+        for part in self.parts.drain(..) {
+            part.join(deadline).await;
+        }
+    }
+}
+
+fn observation_of(seen: Seen) -> Observation {
+    match seen {
+        Seen::Event(event) => Observation::Event(Box::new(event)),
+        Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
+    }
+}
+
+/// Reads one log, and opens it again where it ended. What stays the same is said once.
+async fn follow(row: &'static logs::Row, host: Host, queue: Queue, lost: Arc<AtomicU64>) {
+    let mut wait = FIRST;
+    let mut said = String::new();
+    loop {
+        let ended = match (row.open)(&host) {
+            Ok(mut source) => loop {
+                match source.next().await {
+                    Ok(logged) => {
+                        wait = FIRST;
+                        said.clear();
+                        lost.fetch_add(logged.lost, Ordering::Relaxed);
+                        if queue.send((host::now(), Observation::Log(logged.record))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => break error.to_string(),
+                }
+            },
+            Err(unavailable) => unavailable.to_string(),
+        };
+        if ended != said {
+            tracing::warn!("log {} is not read: {ended}; tried again and again", row.name);
+            said = ended;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST);
+    }
+}
