@@ -25,7 +25,7 @@ pub const ABSENT: u16 = u16::MAX;
 pub unsafe trait Record: Copy {
     /// Copies the record from the start of `bytes`, or says `None` where they are too short.
     ///
-    /// Longer input is accepted: a ring buffer rounds records up to eight bytes.
+    /// Longer input is accepted: transports round records up to whole words.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < size_of::<Self>() {
             return None;
@@ -52,13 +52,14 @@ unsafe impl Global for u64 {}
 
 /// What every BPF object counts, as indexes into its per-CPU array `COUNTS`.
 ///
-/// For each probe `SENT + LOST` is the number of events that it tried to report.
+/// Once a probe's programs are out of the kernel and its transport is empty, `Sent` is exactly what user space received and
+/// `Lost` together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Count {
-    /// Records that entered the transport.
+    /// Records that were handed to the transport, whether or not it had room for them.
     Sent = 0,
-    /// Records that the transport had no room for.
+    /// Of those, the ones that it had no room for. Kernels before 5.1 do not tell of a full perf event array here.
     Lost = 1,
     /// Events that a rate limit in the kernel folded away; they are in the aggregates, not in the transport.
     Limited = 2,

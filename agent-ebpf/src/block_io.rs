@@ -138,7 +138,7 @@ fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i
         return 0;
     }
     trace!(ctx, "block_rq_complete: device {:x}, {} us, error {}", request.device, latency_ns / 1000, error);
-    send::<BlockIoRecord>(|record| {
+    send::<BlockIoRecord>(ctx, |record| {
         record.write(BlockIoRecord {
             monotonic_ns: now,
             latency_ns,

@@ -69,7 +69,7 @@ pub fn sys_exit(ctx: TracePointContext) -> u32 {
         }
     };
     trace!(&ctx, "sys_exit: process {} was refused a descriptor, {}", pid, result);
-    send::<FdRecord>(|record| {
+    send::<FdRecord>(&ctx, |record| {
         record.write(FdRecord {
             monotonic_ns: now,
             allocated,

@@ -21,7 +21,7 @@ pub fn sched_process_hang(ctx: TracePointContext) -> u32 {
     let fields = global!(FIELDS);
     let pid = field(&ctx, fields.pid, 0);
     trace!(&ctx, "sched/sched_process_hang: task {}", pid);
-    send::<HungTaskRecord>(|record| {
+    send::<HungTaskRecord>(&ctx, |record| {
         record.write(HungTaskRecord {
             monotonic_ns: monotonic_ns(),
             pid,

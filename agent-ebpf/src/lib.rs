@@ -13,13 +13,19 @@ use core::mem::MaybeUninit;
 use agent_common::{ABSENT, COMM_LEN, COUNTS as COUNT_SLOTS, Count, Record};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TracePointContext;
 use aya_ebpf::{EbpfContext, helpers};
 
 /// Records on their way to user space. The loader sets the size that the probe's row asks for.
+#[cfg(not(feature = "perf"))]
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+static EVENTS: aya_ebpf::maps::RingBuf = aya_ebpf::maps::RingBuf::with_byte_size(64 * 1024, 0);
+
+/// Records on their way to user space, for kernels without ring buffers. The loader gives each CPU a buffer.
+#[cfg(feature = "perf")]
+#[map]
+static EVENTS: aya_ebpf::maps::PerfEventArray<u8> = aya_ebpf::maps::PerfEventArray::new(0);
 
 /// What became of the events, by [`Count`].
 #[map]
@@ -50,16 +56,39 @@ pub fn count(what: Count) {
     }
 }
 
-/// Sends one record to user space, or counts it as lost.
+/// Sends one record to user space. Counts it as sent, and where there is no room for it as lost as well.
+///
+/// The context is for the transport that needs one; here none does.
+#[cfg(not(feature = "perf"))]
 #[inline(always)]
-pub fn send<R: Record + 'static>(fill: impl FnOnce(&mut MaybeUninit<R>)) {
+pub fn send<R: Record + 'static>(_: &impl EbpfContext, fill: impl FnOnce(&mut MaybeUninit<R>)) {
+    count(Count::Sent);
     match EVENTS.reserve::<R>(0) {
         Some(mut entry) => {
             fill(&mut entry);
             entry.submit(0);
-            count(Count::Sent);
         }
         None => count(Count::Lost),
+    }
+}
+
+/// Sends one record to user space. Counts it as sent, and where there is no room for it as lost as well.
+///
+/// The record is made on the stack: in a per-CPU map, another program that interrupts this one would overwrite it.
+#[cfg(feature = "perf")]
+#[inline(always)]
+pub fn send<R: Record + 'static>(ctx: &impl EbpfContext, fill: impl FnOnce(&mut MaybeUninit<R>)) {
+    count(Count::Sent);
+    let mut record = MaybeUninit::<R>::uninit();
+    fill(&mut record);
+    let map = (&raw const EVENTS).cast_mut().cast();
+    let this_cpu = aya_ebpf::bindings::BPF_F_CURRENT_CPU;
+    // aya's own way to call this helper does not say whether there was room.
+    // SAFETY: the verifier checks context, map and record; each `fill` writes a whole record, which has no padding.
+    let result =
+        unsafe { helpers::bpf_perf_event_output(ctx.as_ptr(), map, this_cpu, record.as_mut_ptr().cast(), size_of::<R>() as u64) };
+    if result < 0 {
+        count(Count::Lost);
     }
 }
 

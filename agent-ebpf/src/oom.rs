@@ -23,7 +23,7 @@ pub fn mark_victim(ctx: TracePointContext) -> u32 {
     let fields = global!(FIELDS);
     let victim_pid = field(&ctx, fields.pid, 0);
     trace!(&ctx, "oom/mark_victim: victim {} triggered by {}", victim_pid, current_process());
-    send::<OomRecord>(|record| {
+    send::<OomRecord>(&ctx, |record| {
         record.write(OomRecord {
             monotonic_ns: monotonic_ns(),
             // SAFETY: the helper has no preconditions.

@@ -63,7 +63,7 @@ pub fn tcp_retransmit_skb(ctx: TracePointContext) -> u32 {
         }
     };
     trace!(&ctx, "tcp/tcp_retransmit_skb: ports {} to {}, {} in all", connection.local_port, connection.remote_port, total);
-    send::<TcpRetransmitRecord>(|record| {
+    send::<TcpRetransmitRecord>(&ctx, |record| {
         record.write(TcpRetransmitRecord {
             monotonic_ns: now,
             connection,

@@ -4,11 +4,12 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use agent_common::{COUNTS, Count};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
+use super::transport::{Kind, Transport};
 use super::{Hook, Kernel, Row, Rung, Unavailable};
 use crate::config;
 
@@ -20,12 +21,12 @@ pub struct Attached {
     pub source: &'static str,
     /// Why the better ways did not work, where there are any.
     pub refused: Vec<Unavailable>,
-    /// Memory of its maps as the kernel accounts it, in bytes.
+    /// Memory of its maps as the kernel accounts it, and of its perf buffers where it has any, in bytes.
     pub map_bytes: u64,
     pub(super) ebpf: Ebpf,
-    pub(super) ring: RingBuf<MapData>,
+    pub(super) transport: Transport,
     pub(super) log: Option<EbpfLogger<LogToTracing>>,
-    counts: PerCpuArray<MapData, u64>,
+    pub(super) counts: Counts,
 }
 
 /// A probe that could be attached in no way.
@@ -37,13 +38,23 @@ pub struct Refused {
 }
 
 impl Attached {
-    /// One of the kernel half's counters, over all CPUs.
-    pub fn count(&self, which: Count) -> u64 {
-        self.counts.get(&(which as u32), 0).map_or(0, |by_cpu| by_cpu.iter().sum())
+    /// What its records travel in, in words.
+    pub const fn transport(&self) -> &'static str {
+        self.transport.kind().name()
     }
 }
 
-/// Attaches the given probes, with debug messages where `log` says so.
+/// What the kernel half of one probe counts. They can be read when its programs are gone, too.
+pub struct Counts(PerCpuArray<MapData, u64>);
+
+impl Counts {
+    /// One of the counters, over all CPUs.
+    pub fn get(&self, which: Count) -> u64 {
+        self.0.get(&(which as u32), 0).map_or(0, |by_cpu| by_cpu.iter().sum())
+    }
+}
+
+/// Attaches the given probes, with debug messages where `log` says so and the transport carries them.
 pub fn attach(
     rows: impl IntoIterator<Item = &'static Row>,
     kernel: &Kernel,
@@ -58,15 +69,19 @@ pub fn attach(
     // one of it: making one parses the kernel's whole type information, which none of the objects needs.
     let rungs: Vec<Vec<Result<Rung, Unavailable>>> =
         rows.iter().map(|row| row.rungs.iter().map(|rung| rung(kernel, settings)).collect()).collect();
+    let (kind, no_ring_buffer) = Kind::choose(settings.transport);
+    if log && kind != Kind::RingBuffer {
+        tracing::warn!("--probe-log has nothing to show: debug messages travel in a ring buffer, and the transport is another");
+    }
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     let mut results = Vec::new();
     for (row, rungs) in rows.into_iter().zip(&rungs) {
-        let mut reasons = Vec::new();
+        let mut reasons: Vec<Unavailable> = no_ring_buffer.iter().cloned().collect();
         let mut attached = None;
         for rung in rungs {
             let attempt = match rung {
-                Ok(rung) => climb(&mut loader, row, rung, log),
+                Ok(rung) => climb(&mut loader, row, rung, kind, log),
                 Err(unavailable) => Err(unavailable.clone()),
             };
             match attempt {
@@ -88,19 +103,28 @@ pub fn attach(
     results
 }
 
-fn climb<'a>(loader: &mut EbpfLoader<'a>, row: &'static Row, rung: &'a Rung, log: bool) -> Result<Attached, Unavailable> {
+fn climb<'a>(
+    loader: &mut EbpfLoader<'a>,
+    row: &'static Row,
+    rung: &'a Rung,
+    kind: Kind,
+    log: bool,
+) -> Result<Attached, Unavailable> {
     for (name, value) in &rung.globals {
         loader.override_global(name, value.as_slice(), false);
     }
-    loader.map_max_entries("EVENTS", row.ring_bytes);
-    let object = if log { row.log_object } else { row.object };
-    let mut ebpf = loader.load(object).map_err(|error| explain(&format!("load the maps of probe {}", row.name), &error))?;
-    for hook in &rung.hooks {
-        hook.attach(&mut ebpf)?;
+    let (object, log) = match kind {
+        Kind::RingBuffer if log => (row.objects.log, true),
+        Kind::RingBuffer => (row.objects.ring, false),
+        Kind::PerfArray => (row.objects.perf, false),
+    };
+    if kind == Kind::RingBuffer {
+        loader.map_max_entries("EVENTS", row.ring_bytes);
     }
+    let mut ebpf = loader.load(object).map_err(|error| explain(&format!("load the maps of probe {}", row.name), &error))?;
     let log = log.then(|| EbpfLogger::init_with_logger(&mut ebpf, LogToTracing)).transpose();
     let log = log.map_err(|error| explain(&format!("read the debug messages of probe {}", row.name), &error))?;
-    let map_bytes = ebpf.maps().filter_map(|(_, map)| memory_of(map)).sum();
+    let map_bytes: u64 = ebpf.maps().filter_map(|(_, map)| memory_of(map)).sum();
     let (Some(events), Some(counts)) = (ebpf.take_map("EVENTS"), ebpf.take_map("COUNTS")) else {
         return Err(Unavailable::new(format!("the object of probe {} lacks a map", row.name), "rebuild it: cargo xtask ebpf"));
     };
@@ -112,8 +136,13 @@ fn climb<'a>(loader: &mut EbpfLoader<'a>, row: &'static Row, rung: &'a Rung, log
             "rebuild it: cargo xtask ebpf",
         ));
     }
-    let ring = RingBuf::try_from(events).map_err(failed)?;
-    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, ring, log, counts })
+    let transport = Transport::open(kind, events, row)?;
+    let map_bytes = map_bytes + transport.buffer_bytes();
+    // Last, so that the first event finds its way.
+    for hook in &rung.hooks {
+        hook.attach(&mut ebpf)?;
+    }
+    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, transport, log, counts: Counts(counts) })
 }
 
 impl Hook {
@@ -146,7 +175,7 @@ impl Hook {
 }
 
 /// Says what was tried, why it failed with all causes, and what to do about the usual ones.
-fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
+pub fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
     let mut why = format!("cannot {attempt}: {error}");
     let mut errno = None;
     let mut cause = error.source();
@@ -167,7 +196,9 @@ fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
             "run as root, or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH; kernel lockdown forbids it to everybody"
         }
         Some(libc::ENOSYS) => "this kernel is built without BPF (CONFIG_BPF_SYSCALL)",
-        Some(libc::EINVAL) => "this kernel's BPF lacks something that the probe needs, such as the ring buffer",
+        Some(libc::EINVAL) => {
+            "this kernel's BPF lacks something that the probe needs; [ebpf] transport = \"auto\" does without the ring buffer"
+        }
         Some(libc::ENOMEM) => "raise the locked-memory limit (LimitMEMLOCK=infinity)",
         _ => "run with --log-level debug for the details",
     };
@@ -179,6 +210,7 @@ fn memory_of(map: &aya::maps::Map) -> Option<u64> {
     use std::os::fd::{AsFd as _, AsRawFd as _};
     let data = match map {
         aya::maps::Map::RingBuf(data)
+        | aya::maps::Map::PerfEventArray(data)
         | aya::maps::Map::PerCpuArray(data)
         | aya::maps::Map::Array(data)
         | aya::maps::Map::HashMap(data)
@@ -188,6 +220,14 @@ fn memory_of(map: &aya::maps::Map) -> Option<u64> {
     };
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+/// Waits until programs that were running when they were taken out have ended, on every CPU: taking a raw tracepoint's out
+/// does not wait for that.
+pub fn await_running() {
+    // SAFETY: the call has no memory to touch. Where it is not available (`nohz_full`) there is nothing else to wait with, and
+    // a program runs for microseconds.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
 /// Hands the kernel halves' debug messages to the program's own log.

@@ -12,6 +12,7 @@ mod oom;
 mod reader;
 mod tcp_retransmit;
 mod tracefs;
+mod transport;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,10 +27,14 @@ use crate::host::Host;
 pub use crate::host::Unavailable;
 use crate::model::{KernelEvent, Metric, Sample};
 
-/// The object that `cargo xtask ebpf` built for a probe.
-macro_rules! object {
-    ($file:literal) => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/", $file))
+/// The objects that `cargo xtask ebpf` built for a probe.
+macro_rules! objects {
+    ($probe:literal) => {
+        Objects {
+            ring: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/", $probe, ".o")),
+            log: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/", $probe, ".log.o")),
+            perf: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/", $probe, ".perf.o")),
+        }
     };
 }
 
@@ -38,8 +43,7 @@ pub const PROBES: &[Row] = &[
     Row {
         name: "oom",
         summary: "the OOM killer chose a victim",
-        object: object!("oom.o"),
-        log_object: object!("oom.log.o"),
+        objects: objects!("oom"),
         ring_bytes: 32 << 10,
         rungs: &[oom::tracepoint],
         build: oom::build,
@@ -53,8 +57,7 @@ pub const PROBES: &[Row] = &[
     Row {
         name: "hung_task",
         summary: "a task is blocked for too long",
-        object: object!("hung_task.o"),
-        log_object: object!("hung_task.log.o"),
+        objects: objects!("hung_task"),
         ring_bytes: 16 << 10,
         rungs: &[hung_task::tracepoint],
         build: hung_task::build,
@@ -72,8 +75,7 @@ pub const PROBES: &[Row] = &[
     Row {
         name: "block_io",
         summary: "a block request is slow or fails",
-        object: object!("block_io.o"),
-        log_object: object!("block_io.log.o"),
+        objects: objects!("block_io"),
         ring_bytes: 128 << 10,
         rungs: &[block_io::raw_tracepoints, block_io::tracepoints],
         build: block_io::build,
@@ -87,8 +89,7 @@ pub const PROBES: &[Row] = &[
     Row {
         name: "tcp_retransmit",
         summary: "a TCP segment is sent again",
-        object: object!("tcp_retransmit.o"),
-        log_object: object!("tcp_retransmit.log.o"),
+        objects: objects!("tcp_retransmit"),
         ring_bytes: 128 << 10,
         rungs: &[tcp_retransmit::tracepoint],
         build: tcp_retransmit::build,
@@ -103,8 +104,7 @@ pub const PROBES: &[Row] = &[
     Row {
         name: "fd",
         summary: "a process is refused a file descriptor",
-        object: object!("fd.o"),
-        log_object: object!("fd.log.o"),
+        objects: objects!("fd"),
         ring_bytes: 64 << 10,
         rungs: &[fd::syscall_exits],
         build: fd::build,
@@ -125,10 +125,8 @@ pub struct Row {
     /// What it fires on, in a few words.
     pub summary: &'static str,
     /// The kernel half.
-    pub object: &'static [u8],
-    /// The kernel half with debug messages.
-    pub log_object: &'static [u8],
-    /// Size of the ring buffer: a power of two, and at least a page.
+    pub objects: Objects,
+    /// Size of the ring buffer: a power of two, and at least a page. The CPUs share as much in a perf event array.
     pub ring_bytes: u32,
     /// The ways to attach it, best first.
     pub rungs: &'static [FindRung],
@@ -140,6 +138,16 @@ pub struct Row {
     pub fallbacks: &'static [Fallback],
     /// Metrics that it samples, beside those that all probes have.
     pub metrics: &'static [Metric],
+}
+
+/// The builds of a kernel half. A map exists from the moment its object is loaded, so what needs another map is another object.
+pub struct Objects {
+    /// With a ring buffer.
+    pub ring: &'static [u8],
+    /// With a ring buffer, and debug messages.
+    pub log: &'static [u8],
+    /// With a perf event array.
+    pub perf: &'static [u8],
 }
 
 /// A source that stands in for a probe.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use agent_common::Count;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use super::{Attached, Facts, Probe};
+use super::attach::{Counts, await_running};
+use super::transport::Transport;
+use super::{Attached, Facts, Probe, Row};
 use crate::config;
 use crate::host::{Host, Isolate};
 use crate::model::{KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
@@ -18,15 +20,17 @@ const ENRICHED_BY_SECOND: u32 = 100;
 const TURN: usize = 256;
 
 /// Metrics that every attached probe has.
-pub const METRICS: &[Metric] = &[RECEIVED, LOST, LIMITED, UNTRACKED, MALFORMED, MAP_BYTES];
+pub const METRICS: &[Metric] = &[SENT, RECEIVED, LOST, LIMITED, UNTRACKED, MALFORMED, MAP_BYTES];
 
+const SENT: Metric = Metric::counter(
+    "agent_probe_events_sent_total",
+    Unit::Count,
+    "Records that the kernel half of a probe handed to the transport; each of them is received or lost",
+);
 const RECEIVED: Metric =
     Metric::counter("agent_probe_events_received_total", Unit::Count, "Records that arrived from the kernel half of a probe");
-const LOST: Metric = Metric::counter(
-    "agent_probe_events_lost_total",
-    Unit::Count,
-    "Records for which the transport from the kernel had no room, counted in the kernel",
-);
+const LOST: Metric =
+    Metric::counter("agent_probe_events_lost_total", Unit::Count, "Records for which the transport from the kernel had no room");
 const LIMITED: Metric = Metric::counter(
     "agent_probe_events_limited_total",
     Unit::Count,
@@ -83,10 +87,14 @@ pub struct ProbeReader {
 struct Reading {
     attached: Attached,
     probe: Arc<dyn Probe>,
+    /// The record at hand; kept for its memory.
+    record: Vec<u8>,
     received: u64,
     malformed: u64,
+    /// Losses that an event has told of.
+    told_lost: u64,
     enriched: (Instant, u32),
-    series: [SeriesKey; 6],
+    series: [SeriesKey; METRICS.len()],
 }
 
 impl ProbeReader {
@@ -96,10 +104,12 @@ impl ProbeReader {
             let series = |metric| SeriesKey::new(metric, Labels::new().with("probe", attached.row.name));
             Reading {
                 probe: (attached.row.build)(host, settings),
+                record: Vec::new(),
                 received: 0,
                 malformed: 0,
+                told_lost: 0,
                 enriched: (Instant::now(), 0),
-                series: [&RECEIVED, &LOST, &LIMITED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
+                series: [&SENT, &RECEIVED, &LOST, &LIMITED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
                 attached,
             }
         });
@@ -119,14 +129,15 @@ impl ProbeReader {
                     return Ok(());
                 }
             }
-            if self.wait(stop, next_sample.saturating_duration_since(Instant::now()))? {
-                return Ok(());
-            }
+            let stopped = self.wait(stop, next_sample.saturating_duration_since(Instant::now()))?;
             // A probe with more than a turn's worth of records is ready again at once: its descriptor stays readable.
             for reading in &mut self.probes {
                 if !reading.turn(&self.isolate, emit) {
                     return Ok(());
                 }
+            }
+            if stopped {
+                return Ok(());
             }
         }
     }
@@ -135,7 +146,7 @@ impl ProbeReader {
     fn wait(&self, stop: &Stop, timeout: Duration) -> std::io::Result<bool> {
         let mut fds = vec![PollFd::from_borrowed_fd(stop.0.as_fd(), PollFlags::IN)];
         for Reading { attached, .. } in &self.probes {
-            fds.push(PollFd::from_borrowed_fd(attached.ring.as_fd(), PollFlags::IN));
+            fds.extend(attached.transport.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             fds.extend(attached.log.as_ref().map(|log| PollFd::from_borrowed_fd(log.as_fd(), PollFlags::IN)));
         }
         let timeout = rustix::event::Timespec::try_from(timeout).map_err(std::io::Error::other)?;
@@ -149,9 +160,10 @@ impl ProbeReader {
         let mut samples = Vec::new();
         for reading in &self.probes {
             let Reading { attached, probe, received, malformed, series, .. } = reading;
-            let counts = [Count::Lost, Count::Limited, Count::Untracked].map(|which| attached.count(which));
-            let [lost, limited, untracked] = counts;
-            let values = [*received, lost, limited, untracked, *malformed, attached.map_bytes];
+            let [sent, limited, untracked] =
+                [Count::Sent, Count::Limited, Count::Untracked].map(|which| attached.counts.get(which));
+            let lost = lost(&attached.counts, &attached.transport);
+            let values = [sent, *received, lost, limited, untracked, *malformed, attached.map_bytes];
             #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
             samples
                 .extend(series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value: value as f64 }));
@@ -167,20 +179,26 @@ impl Reading {
         if let Some(log) = &mut self.attached.log {
             log.flush();
         }
+        let mut told = false;
         for _ in 0..TURN {
-            let Some(record) = self.attached.ring.next() else { return true };
+            if !self.attached.transport.next(&mut self.record) {
+                return true;
+            }
             self.received += 1;
-            let Some(mut event) = self.probe.decode(&record) else {
+            let Some(mut event) = self.probe.decode(&self.record) else {
                 self.malformed += 1;
                 continue;
             };
+            // Asking the kernel costs a system call, so the first event of a turn tells for all of them.
+            if !std::mem::replace(&mut told, true) {
+                self.tell_losses(&mut event);
+            }
             if self.enriched.0.elapsed() >= Duration::from_secs(1) {
                 self.enriched = (Instant::now(), 0);
             }
             if self.enriched.1 < ENRICHED_BY_SECOND {
                 self.enriched.1 += 1;
-                let record = record.to_vec();
-                enrich(&self.probe, record, &mut event, isolate, self.attached.row);
+                enrich(&self.probe, self.record.clone(), &mut event, isolate, self.attached.row);
             } else {
                 event.evidence.insert("enrichment".into(), format!("left out: over {ENRICHED_BY_SECOND} events a second").into());
             }
@@ -191,10 +209,62 @@ impl Reading {
         }
         true
     }
+
+    /// Puts into the event how many of this probe's were lost since one was last told of.
+    fn tell_losses(&mut self, event: &mut KernelEvent) {
+        let lost = lost(&self.attached.counts, &self.attached.transport);
+        if lost > self.told_lost {
+            event.evidence.insert("events_lost".into(), (lost - self.told_lost).into());
+            self.told_lost = lost;
+        }
+    }
+
+    /// Takes the programs out of the kernel, and keeps what they leave behind.
+    fn detach(self) -> Detached {
+        let Self { attached: Attached { row, ebpf, log, transport, counts, .. }, record, received, .. } = self;
+        drop((ebpf, log));
+        Detached { row, transport, counts, record, received }
+    }
+}
+
+impl Drop for ProbeReader {
+    /// Says what became of each probe's records. The figures are final only when no program runs any more.
+    fn drop(&mut self) {
+        let detached: Vec<Detached> = self.probes.drain(..).map(Reading::detach).collect();
+        await_running();
+        detached.into_iter().for_each(Detached::report);
+    }
+}
+
+/// What is left of a probe without its programs.
+struct Detached {
+    row: &'static Row,
+    transport: Transport,
+    counts: Counts,
+    record: Vec<u8>,
+    received: u64,
+}
+
+impl Detached {
+    /// Counts what arrived until the programs were gone, and tells the final figures.
+    fn report(mut self) {
+        while self.transport.next(&mut self.record) {
+            self.received += 1;
+        }
+        let [sent, limited] = [Count::Sent, Count::Limited].map(|which| self.counts.get(which));
+        let lost = lost(&self.counts, &self.transport);
+        tracing::info!("probe {}: sent {sent}, received {}, lost {lost}, limited {limited}", self.row.name, self.received);
+    }
+}
+
+/// Records that were lost, from the one who knows more: where the kernel tells both its programs and the transport, the
+/// transport lags behind; where it tells the transport alone, the programs know of nothing.
+fn lost(counts: &Counts, transport: &Transport) -> u64 {
+    counts.get(Count::Lost).max(transport.told_lost())
 }
 
 /// Lets the probe find out more about the event where it may wait, until its deadline.
-fn enrich(probe: &Arc<dyn Probe>, record: Vec<u8>, event: &mut KernelEvent, isolate: &Isolate, row: &super::Row) {
+fn enrich(probe: &Arc<dyn Probe>, record: Vec<u8>, event: &mut KernelEvent, isolate: &Isolate, row: &Row) {
     let facts = Facts::default();
     let subject = format!("{} {}", row.name, event.labels);
     let (worker, found) = (Arc::clone(probe), facts.clone());

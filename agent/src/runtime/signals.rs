@@ -29,7 +29,7 @@ pub fn attach(config: &Config, host: &Host, probe_log: bool) -> (Vec<Attached>, 
         let result = results.iter().position(|result| row_of(result).name == row.name).map(|at| results.swap_remove(at));
         let refused = match result {
             Some(Ok(probe)) => {
-                let source = format!("{}, ring buffer", probe.source);
+                let source = format!("{}, {}", probe.source, probe.transport());
                 let better = probe.refused.clone();
                 signals.push(Signal { name: row.name, summary: row.summary, source: Some(source), probed: true, better });
                 attached.push(probe);

@@ -14,6 +14,9 @@ const ALERT_WITHIN: Duration = Duration::from_secs(15);
 /// How long the agent may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
+/// The ways of events out of the kernel, as the configuration names them and as the agent calls them. All must serve alike.
+pub const TRANSPORTS: [(&str, &str); 2] = [("ringbuf", "ring buffer"), ("perf", "perf event array")];
+
 /// An agent that watches this kernel.
 pub struct Stage {
     agent: AgentProcess,
@@ -22,9 +25,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the agent with its webhook pointed at the receiver and `ebpf` added to its section `[ebpf]`; returns when all
-    /// probes are attached. Nothing is grouped and no rate limit is near, so that each event can be asserted on.
-    pub fn set(ebpf: &str) -> Self {
+    /// Starts the agent with its webhook pointed at the receiver, with one of [`TRANSPORTS`], and with `ebpf` added to its
+    /// section `[ebpf]`; returns when all probes are attached. Nothing is grouped and no rate limit is near, so that each event
+    /// can be asserted on.
+    pub fn set((transport, called): (&str, &str), ebpf: &str) -> Self {
         mount_tracefs().unwrap();
         let receiver = Receiver::start().unwrap();
         let data_dir = TempDir::new().unwrap();
@@ -32,6 +36,7 @@ impl Stage {
             "[agent]\n\
              data_dir = '{}'\n\
              [ebpf]\n\
+             transport = '{transport}'\n\
              {ebpf}\n\
              [alerting]\n\
              max_alerts_per_minute = 1000\n\
@@ -46,6 +51,7 @@ impl Stage {
             receiver.url()
         );
         let agent = AgentProcess::start(Path::new(env!("CARGO_BIN_EXE_sysops-agent")), &config, &[]).unwrap();
+        assert!(agent.stdout().contains(&format!(", {called}\n")), "{}", agent.stdout());
         Self { agent, receiver, _data_dir: data_dir }
     }
 

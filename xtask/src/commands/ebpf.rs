@@ -1,8 +1,9 @@
 //! `cargo xtask ebpf`: compiles the BPF programs to the objects that are committed in `agent/bpf`.
 //!
-//! Each probe becomes two objects: `<probe>.o`, and `<probe>.log.o` with debug messages, which need a map of their own. The
-//! bytes depend on the sources, the compiler and the linker alone, so that `--check` can tell whether an object is what it
-//! claims to be. `agent/bpf/manifest.rs` has what decides the bytes; it is shared with the agent's build script.
+//! Each probe becomes three objects: `<probe>.o` with a ring buffer, `<probe>.log.o` with debug messages as well, which need a
+//! map of their own, and `<probe>.perf.o` with a perf event array. The bytes depend on the sources, the compiler and the linker
+//! alone, so that `--check` can tell whether an object is what it claims to be. `agent/bpf/manifest.rs` has what decides the
+//! bytes; it is shared with the agent's build script.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ pub mod manifest;
 use manifest::{MANIFEST, PROFILE, RUSTFLAGS, TARGET, digest_of_sources, render};
 
 /// The builds of each probe: the feature that makes it, and what the name of the object ends with.
-const VARIANTS: [(Option<&str>, &str); 2] = [(None, ".o"), (Some("log"), ".log.o")];
+const VARIANTS: [(Option<&str>, &str); 3] = [(None, ".o"), (Some("log"), ".log.o"), (Some("perf"), ".perf.o")];
 
 /// Options of the command.
 #[derive(Args)]

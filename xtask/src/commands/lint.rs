@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
     check_imports()?;
     start(cargo()?.args(["fmt", "--all", "--check"]))?;
     start(cargo()?.args(["clippy", "--all-targets", "--", "-D", "warnings"]))?;
-    for features in [&[][..], &["--features=log"]] {
+    for features in [&[][..], &["--features=log"], &["--features=perf"]] {
         start(ebpf::cargo_for_bpf("clippy")?.args(features).args(["--", "-D", "warnings"]))?;
     }
     Ok(())
