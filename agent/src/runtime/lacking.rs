@@ -1,6 +1,6 @@
 //! What a configuration asks for by a key that is off by default, and this version does not have.
 
-use crate::config::{Config, Transport};
+use crate::config::Config;
 use crate::notifiers;
 
 /// A sentence about each, in the order of the configuration file.
@@ -11,7 +11,6 @@ pub fn lacking(config: &Config) -> Vec<String> {
             lacking.push(sentence.to_owned());
         }
     };
-    note(config.ebpf.transport == Transport::Perf, "ebpf.transport is \"perf\", but this version has the ring buffer only");
     let patterns = !config.log_analyzer.custom_patterns.is_empty();
     note(patterns, "log_analyzer.custom_patterns are set, but this version has its built-in patterns only");
     note(config.storage.sqlite_enabled, "storage.sqlite_enabled is set, but this version keeps its history in memory only");
@@ -37,18 +36,13 @@ mod tests {
 
     #[test]
     fn each_wish_is_answered() {
-        let text = "[ebpf]\ntransport = \"perf\"\n[log_analyzer]\ncustom_patterns = [{ pattern = \"x\", severity = \"warn\", name = \"x\" }]\n[storage]\nsqlite_enabled = true\n[prometheus]\nenabled = true\n\
-                    [alerting.templates]\nwebhook = \"x\"\n[alerting.slack]\nenabled = true\nwebhook_url = \"https://x\"\n";
+        let text = "[log_analyzer]\ncustom_patterns = [{ pattern = \"x\", severity = \"warn\", name = \"x\" }]\n\
+                    [storage]\nsqlite_enabled = true\n[prometheus]\nenabled = true\n[alerting.templates]\nwebhook = \"x\"\n\
+                    [alerting.slack]\nenabled = true\nwebhook_url = \"https://x\"\n";
         let config = crate::config::parse(text, Path::new("t.toml"), &|_| None).unwrap();
         let lacking = lacking(&config);
-        let keys = [
-            "ebpf.transport ",
-            "log_analyzer.custom_patterns ",
-            "storage.sqlite_enabled ",
-            "prometheus ",
-            "alerting.templates ",
-            "alerting.slack ",
-        ];
+        let keys =
+            ["log_analyzer.custom_patterns ", "storage.sqlite_enabled ", "prometheus ", "alerting.templates ", "alerting.slack "];
         assert_eq!(lacking.len(), keys.len());
         assert!(lacking.iter().zip(keys).all(|(sentence, key)| sentence.starts_with(key)), "{lacking:?}");
     }
