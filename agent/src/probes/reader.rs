@@ -14,8 +14,9 @@ use crate::config;
 use crate::host::{Host, Isolate};
 use crate::model::{KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
 
-/// Events of one probe that are enriched in a second; further ones go on as they came.
-const ENRICHED_BY_SECOND: u32 = 100;
+/// How much of each second one probe may spend on finding out more about its events; further ones go on as they came, so that a
+/// flood of one kind holds up the others for no longer than this.
+const ENRICHING_BY_SECOND: Duration = Duration::from_millis(250);
 /// Records of one probe that are taken before the others have their turn.
 const TURN: usize = 256;
 
@@ -80,7 +81,6 @@ impl Stop {
 /// All attached probes.
 pub struct ProbeReader {
     probes: Vec<Reading>,
-    isolate: Isolate,
     interval: Duration,
 }
 
@@ -93,7 +93,10 @@ struct Reading {
     malformed: u64,
     /// Losses that an event has told of.
     told_lost: u64,
-    enriched: (Instant, u32),
+    /// Start of the present second, and how much of it was spent on enriching.
+    enriched: (Instant, Duration),
+    /// The probe's own, so that what one of them waits for in vain takes no thread from the others.
+    isolate: Isolate,
     series: [SeriesKey; METRICS.len()],
 }
 
@@ -108,12 +111,13 @@ impl ProbeReader {
                 received: 0,
                 malformed: 0,
                 told_lost: 0,
-                enriched: (Instant::now(), 0),
+                enriched: (Instant::now(), Duration::ZERO),
+                isolate: Isolate::new(),
                 series: [&SENT, &RECEIVED, &LOST, &LIMITED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
                 attached,
             }
         });
-        Self { probes: probes.collect(), isolate: host.isolate().clone(), interval }
+        Self { probes: probes.collect(), interval }
     }
 
     /// Reads until it is told to stop, or `emit` says `false` because nobody listens any more.
@@ -132,7 +136,7 @@ impl ProbeReader {
             let stopped = self.wait(stop, next_sample.saturating_duration_since(Instant::now()))?;
             // A probe with more than a turn's worth of records is ready again at once: its descriptor stays readable.
             for reading in &mut self.probes {
-                if !reading.turn(&self.isolate, emit) {
+                if !reading.turn(emit) {
                     return Ok(());
                 }
             }
@@ -175,7 +179,7 @@ impl ProbeReader {
 
 impl Reading {
     /// Takes what has arrived, up to a turn's worth.
-    fn turn(&mut self, isolate: &Isolate, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+    fn turn(&mut self, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
         if let Some(log) = &mut self.attached.log {
             log.flush();
         }
@@ -193,14 +197,15 @@ impl Reading {
             if !std::mem::replace(&mut told, true) {
                 self.tell_losses(&mut event);
             }
-            if self.enriched.0.elapsed() >= Duration::from_secs(1) {
-                self.enriched = (Instant::now(), 0);
+            let now = Instant::now();
+            if now.duration_since(self.enriched.0) >= Duration::from_secs(1) {
+                self.enriched = (now, Duration::ZERO);
             }
-            if self.enriched.1 < ENRICHED_BY_SECOND {
-                self.enriched.1 += 1;
-                enrich(&self.probe, self.record.clone(), &mut event, isolate, self.attached.row);
+            if self.enriched.1 < ENRICHING_BY_SECOND {
+                enrich(&self.probe, self.record.clone(), &mut event, &self.isolate, self.attached.row);
+                self.enriched.1 += now.elapsed();
             } else {
-                event.evidence.insert("enrichment".into(), format!("left out: over {ENRICHED_BY_SECOND} events a second").into());
+                event.evidence.insert("enrichment".into(), "left out: too many events at a time".into());
             }
             event.message = self.probe.describe(&event);
             if !emit(Seen::Event(event)) {
@@ -266,7 +271,8 @@ fn lost(counts: &Counts, transport: &Transport) -> u64 {
 /// Lets the probe find out more about the event where it may wait, until its deadline.
 fn enrich(probe: &Arc<dyn Probe>, record: Vec<u8>, event: &mut KernelEvent, isolate: &Isolate, row: &Row) {
     let facts = Facts::default();
-    let subject = format!("{} {}", row.name, event.labels);
+    // Events without a process are looked up one at a time: a second search would take as long as the first.
+    let subject = event.labels.get("pid").map_or_else(|| row.name.to_owned(), |pid| format!("{} of process {pid}", row.name));
     let (worker, found) = (Arc::clone(probe), facts.clone());
     if let Err(stuck) = isolate.call(&subject, row.deadline, move || worker.enrich(&record, &found)) {
         event.evidence.insert("enrichment".into(), stuck.to_string().into());
