@@ -7,6 +7,7 @@ mod collecting;
 mod lacking;
 mod log;
 mod outlet;
+mod privileges;
 mod screen;
 pub mod signals;
 mod sources;
@@ -29,6 +30,7 @@ use crate::model::{Alert, Labels, Observation, Sample, Samples, SeriesKey, Sourc
 pub use lacking::lacking;
 pub use log::log_to_stderr;
 use outlet::Outlet;
+pub use privileges::shed as shed_privileges;
 pub use screen::table;
 use signals::Signal;
 use sources::{Sources, needs_other_sources};
