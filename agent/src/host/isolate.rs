@@ -8,13 +8,16 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
 use std::time::Duration;
 
 /// Most threads that there are at a time. Beyond that, calls are refused at once.
 const MAX_THREADS: usize = 16;
+
+/// How long a helper waits for another call before it ends.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Stack of a helper thread. It is address space; only pages that are used become memory.
 const STACK: usize = 256 << 10;
@@ -71,7 +74,7 @@ impl fmt::Display for Stuck {
 
 impl std::error::Error for Stuck {}
 
-/// Runs calls that can block. Clones share their threads, at most 16; one is kept for reuse while there is nothing to do.
+/// Runs calls that can block. Clones share their threads, at most 16; one is kept for reuse for a while.
 #[derive(Clone, Debug, Default)]
 pub struct Isolate {
     state: Arc<Mutex<State>>,
@@ -81,8 +84,10 @@ pub struct Isolate {
 struct State {
     /// Subjects whose call has not returned.
     busy: HashSet<String>,
-    /// The helper that waits for work.
-    idle: Option<Sender<Task>>,
+    /// The helper that waits for work, with its number.
+    idle: Option<(u64, Sender<Task>)>,
+    /// Number of the next helper.
+    next: u64,
     /// Helpers that exist, idle or not.
     threads: usize,
 }
@@ -133,14 +138,15 @@ impl Isolate {
             return Err(Reason::StillStuck);
         }
         let helper = match state.idle.take() {
-            Some(helper) => helper,
+            Some((_, helper)) => helper,
             None if state.threads >= MAX_THREADS => return Err(Reason::Exhausted),
             None => {
                 let (helper, tasks) = channel();
-                let home = Arc::downgrade(&self.state);
+                let (home, number) = (Arc::downgrade(&self.state), state.next);
                 let thread = Builder::new().name("isolate".to_owned()).stack_size(STACK);
-                thread.spawn(move || serve(&home, &tasks)).map_err(|error| Reason::NoThread(error.to_string()))?;
+                thread.spawn(move || serve(number, &home, &tasks)).map_err(|error| Reason::NoThread(error.to_string()))?;
                 state.threads += 1;
+                state.next += 1;
                 helper
             }
         };
@@ -152,9 +158,24 @@ impl Isolate {
     }
 }
 
-/// The life of a helper: it ends when another one is already waiting for work, or when nobody is left who could send any.
-fn serve(home: &Weak<Mutex<State>>, tasks: &Receiver<Task>) {
-    while let Ok(Task { run, subject, helper }) = tasks.recv() {
+/// The life of a helper: it ends when another one is already waiting for work, when it was not needed for a while, or when
+/// nobody is left who could send any.
+fn serve(number: u64, home: &Weak<Mutex<State>>, tasks: &Receiver<Task>) {
+    loop {
+        let Task { run, subject, helper } = match tasks.recv_timeout(IDLE) {
+            Ok(task) => task,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let Some(state) = home.upgrade() else { return };
+                let mut state = lock(&state);
+                if state.idle.take_if(|(idle, _)| *idle == number).is_none() {
+                    // It was taken in this moment: a call is on its way here.
+                    continue;
+                }
+                state.threads -= 1;
+                return;
+            }
+        };
         let mut helper = Some(helper);
         let mut kept = false;
         run(&mut || {
@@ -163,7 +184,7 @@ fn serve(home: &Weak<Mutex<State>>, tasks: &Receiver<Task>) {
             state.busy.remove(&subject);
             kept = state.idle.is_none();
             if kept {
-                state.idle = helper.take();
+                state.idle = helper.take().map(|helper| (number, helper));
             } else {
                 state.threads -= 1;
             }
@@ -182,7 +203,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use std::io::{PipeWriter, Read, pipe};
-    use std::sync::mpsc::RecvTimeoutError;
     use std::time::Instant;
 
     use super::*;
