@@ -4,6 +4,7 @@
 
 mod footprint;
 mod latency;
+mod probes;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -27,6 +28,8 @@ enum What {
     Latency,
     /// Memory, CPU, threads and BPF maps over a minute at default settings, beside node_exporter where it is installed
     Footprint,
+    /// What the BPF programs cost by block request, beside libbpf-tools' biolatency where it is installed
+    Probes,
 }
 
 /// Measures.
@@ -34,11 +37,12 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(is_root(), "the benchmarks cause real kernel events and attach BPF programs: run them as root");
     mount_tracefs()?;
     let agent = build::agent()?;
-    for what in [What::Latency, What::Footprint] {
+    for what in [What::Latency, What::Footprint, What::Probes] {
         if options.what.is_empty() || options.what.contains(&what) {
             match what {
                 What::Latency => latency::run(&agent)?,
                 What::Footprint => footprint::run(&agent)?,
+                What::Probes => probes::run(&agent)?,
             }
         }
     }

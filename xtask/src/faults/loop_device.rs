@@ -1,12 +1,13 @@
 //! Loop devices and small ext4 file systems on them: disks that may be frozen, starved and broken.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::run;
 use super::undo::{Undo, quoted};
+use super::{run, unique};
 
 /// Size of the file systems: little, but enough that `mkfs.ext4` has room.
 const FILESYSTEM_BYTES: u64 = 32 << 20;
@@ -91,4 +92,33 @@ impl Drop for Freeze {
 pub(super) fn sparse_file(path: &Path, bytes: u64) -> Result<File> {
     let made = File::create(path).and_then(|file| file.set_len(bytes).map(|()| file));
     made.with_context(|| format!("cannot make {} with {bytes} bytes", path.display()))
+}
+
+/// A sound and fast disk in memory, to put a load on.
+#[derive(Debug)]
+pub struct RamDisk {
+    device: LoopDevice,
+    _undo: Undo,
+}
+
+impl RamDisk {
+    /// Makes one of `bytes` bytes, all of them written once.
+    ///
+    /// # Errors
+    /// If there is no tmpfs at /dev/shm, or no free loop device.
+    pub fn attach(bytes: u64) -> Result<Self> {
+        let mut undo = Undo::new()?;
+        let image = Path::new("/dev/shm").join(unique("sysops-fault"));
+        undo.push(format_args!("rm -f {}", quoted(&image)))?;
+        let mut file = sparse_file(&image, bytes)?;
+        std::io::copy(&mut std::io::repeat(0x5a).take(bytes), &mut file)
+            .with_context(|| format!("cannot fill {}", image.display()))?;
+        let device = LoopDevice::attach(&mut undo, &image, false)?;
+        Ok(Self { device, _undo: undo })
+    }
+
+    /// `/dev/loopN`
+    pub fn path(&self) -> &Path {
+        &self.device.path
+    }
 }

@@ -27,6 +27,7 @@ use anyhow::{Context, Result, bail};
 pub use block_io::{FailingDevice, SlowDevice};
 pub use fd_exhaustion::FdExhaustion;
 pub use hung_task::FrozenFilesystem;
+pub use loop_device::RamDisk;
 pub use oom::MemcgOom;
 pub use process::KillOnDrop;
 pub use tcp_loss::TcpLoss;
