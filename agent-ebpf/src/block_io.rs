@@ -28,6 +28,9 @@ static FIELDS: Fields = Fields::ABSENT;
 #[unsafe(no_mangle)]
 static SLOW_NS: u64 = 100_000_000;
 
+/// Words at the start of `struct request` that are read in one go.
+const HEAD_WORDS: usize = 8;
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Start {
@@ -75,21 +78,30 @@ pub fn block_rq_complete_raw(ctx: RawTracePointContext) -> i32 {
     let rq: u64 = ctx.arg(0);
     let error = ctx.arg::<u64>(1) as i32;
     let completed = ctx.arg::<u64>(2) as u32;
-    let bytes: u32 = read(rq, fields.rq_data_len);
+    // One call for all that stands at the start of the structure, where every kernel has what is needed here.
+    let head: [u64; HEAD_WORDS] = read(rq, 0);
+    let bytes: u32 = from_head(rq, &head, fields.rq_data_len);
     if error == 0 && completed < bytes {
         // Part of the request; the rest completes later.
         return 0;
     }
-    let disk: u64 = if fields.q_disk == ABSENT { read(rq, fields.rq_disk) } else { read(read(rq, fields.rq_q), fields.q_disk) };
-    let device = read::<u32>(disk, fields.disk_major) << 20 | read::<u32>(disk, fields.disk_first_minor);
-    let operation = match read::<u32>(rq, fields.rq_cmd_flags) & 0xff {
+    let disk: u64 =
+        if fields.q_disk == ABSENT { read(rq, fields.rq_disk) } else { read(from_head(rq, &head, fields.rq_q), fields.q_disk) };
+    let (major, first_minor) = if fields.disk_first_minor == fields.disk_major + 4 {
+        let numbers: [u32; 2] = read(disk, fields.disk_major);
+        (numbers[0], numbers[1])
+    } else {
+        (read(disk, fields.disk_major), read(disk, fields.disk_first_minor))
+    };
+    let operation = match from_head::<u32>(rq, &head, fields.rq_cmd_flags) & 0xff {
         0 => Operation::Read,
         1 => Operation::Write,
         2 => Operation::Flush,
         3 | 5 => Operation::Discard,
         _ => Operation::Other,
     };
-    complete(&ctx, rq, error, Request { device, operation, sector: read(rq, fields.rq_sector), bytes })
+    let sector = from_head(rq, &head, fields.rq_sector);
+    complete(&ctx, rq, error, Request { device: major << 20 | first_minor, operation, sector, bytes })
 }
 
 /// `block/block_rq_issue`
@@ -220,6 +232,17 @@ fn read<T: Copy + Default>(base: u64, offset: u16) -> T {
     }
     // SAFETY: the helper checks the address itself.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
+}
+
+/// A field of the request at `rq` whose first words are `head`.
+#[inline(always)]
+fn from_head<T: Copy + Default>(rq: u64, head: &[u64; HEAD_WORDS], offset: u16) -> T {
+    let offset_in_head = usize::from(offset);
+    if offset_in_head + size_of::<T>() > size_of_val(head) {
+        return read(rq, offset);
+    }
+    // SAFETY: the bounds were checked; members of a structure are aligned to their size, and so is the copy of its start.
+    unsafe { *head.as_ptr().cast::<u8>().add(offset_in_head).cast::<T>() }
 }
 
 #[inline(always)]
