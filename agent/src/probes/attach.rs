@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use agent_common::{COUNTS, Count};
 use aya::maps::{MapData, PerCpuArray};
@@ -44,13 +45,22 @@ impl Attached {
     }
 }
 
-/// What the kernel half of one probe counts. They can be read when its programs are gone, too.
-pub struct Counts(PerCpuArray<MapData, u64>);
+/// What the kernel half of one probe counts. It can be read when its programs are attached nowhere any more, too.
+pub struct Counts {
+    map: PerCpuArray<MapData, u64>,
+    programs: Vec<OwnedFd>,
+}
 
 impl Counts {
     /// One of the counters, over all CPUs.
     pub fn get(&self, which: Count) -> u64 {
-        self.0.get(&(which as u32), 0).map_or(0, |by_cpu| by_cpu.iter().sum())
+        self.map.get(&(which as u32), 0).map_or(0, |by_cpu| by_cpu.iter().sum())
+    }
+
+    /// Runs of the programs that the kernel left out, because they would have interrupted another BPF program on their CPU;
+    /// nothing else counts these. Zero where the kernel does not tell.
+    pub fn recursion_misses(&self) -> u64 {
+        self.programs.iter().filter_map(|program| fdinfo(program.as_fd(), "recursion_misses")).sum()
     }
 }
 
@@ -142,7 +152,9 @@ fn climb<'a>(
     for hook in &rung.hooks {
         hook.attach(&mut ebpf)?;
     }
-    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, transport, log, counts: Counts(counts) })
+    let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok()?.as_fd().try_clone_to_owned().ok());
+    let counts = Counts { map: counts, programs: loaded.collect() };
+    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, transport, log, counts })
 }
 
 impl Hook {
@@ -207,7 +219,6 @@ pub fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
 
 /// What the kernel accounts to a map: `memlock` in the descriptor's fdinfo.
 fn memory_of(map: &aya::maps::Map) -> Option<u64> {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
     let data = match map {
         aya::maps::Map::RingBuf(data)
         | aya::maps::Map::PerfEventArray(data)
@@ -218,8 +229,13 @@ fn memory_of(map: &aya::maps::Map) -> Option<u64> {
         | aya::maps::Map::PerCpuHashMap(data) => data,
         _ => return None,
     };
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+    fdinfo(data.fd().as_fd(), "memlock")
+}
+
+/// A number that the kernel tells of a descriptor in `/proc/self/fdinfo`.
+fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
 }
 
 /// Waits until programs that were running when they were taken out have ended, on every CPU: taking a raw tracepoint's out

@@ -21,7 +21,7 @@ const ENRICHING_BY_SECOND: Duration = Duration::from_millis(250);
 const TURN: usize = 256;
 
 /// Metrics that every attached probe has.
-pub const METRICS: &[Metric] = &[SENT, RECEIVED, LOST, LIMITED, UNTRACKED, MALFORMED, MAP_BYTES];
+pub const METRICS: &[Metric] = &[SENT, RECEIVED, LOST, LIMITED, MISSED, UNTRACKED, MALFORMED, MAP_BYTES];
 
 const SENT: Metric = Metric::counter(
     "agent_probe_events_sent_total",
@@ -36,6 +36,12 @@ const LIMITED: Metric = Metric::counter(
     "agent_probe_events_limited_total",
     Unit::Count,
     "Events that the kernel half folded into others by its rate limit",
+);
+const MISSED: Metric = Metric::counter(
+    "agent_probe_recursion_misses_total",
+    Unit::Count,
+    "Runs of the kernel half that the kernel left out, because they would have interrupted another BPF program \
+     (recursion_misses in /proc/self/fdinfo)",
 );
 const UNTRACKED: Metric = Metric::counter(
     "agent_probe_events_untracked_total",
@@ -113,7 +119,7 @@ impl ProbeReader {
                 told_lost: 0,
                 enriched: (Instant::now(), Duration::ZERO),
                 isolate: Isolate::new(),
-                series: [&SENT, &RECEIVED, &LOST, &LIMITED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
+                series: [&SENT, &RECEIVED, &LOST, &LIMITED, &MISSED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
                 attached,
             }
         });
@@ -167,7 +173,8 @@ impl ProbeReader {
             let [sent, limited, untracked] =
                 [Count::Sent, Count::Limited, Count::Untracked].map(|which| attached.counts.get(which));
             let lost = lost(&attached.counts, &attached.transport);
-            let values = [sent, *received, lost, limited, untracked, *malformed, attached.map_bytes];
+            let missed = attached.counts.recursion_misses();
+            let values = [sent, *received, lost, limited, missed, untracked, *malformed, attached.map_bytes];
             #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
             samples
                 .extend(series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value: value as f64 }));
@@ -257,8 +264,9 @@ impl Detached {
             self.received += 1;
         }
         let [sent, limited] = [Count::Sent, Count::Limited].map(|which| self.counts.get(which));
-        let lost = lost(&self.counts, &self.transport);
-        tracing::info!("probe {}: sent {sent}, received {}, lost {lost}, limited {limited}", self.row.name, self.received);
+        let (lost, missed) = (lost(&self.counts, &self.transport), self.counts.recursion_misses());
+        let Self { row: Row { name, .. }, received, .. } = self;
+        tracing::info!("probe {name}: sent {sent}, received {received}, lost {lost}, limited {limited}, missed {missed}");
     }
 }
 
