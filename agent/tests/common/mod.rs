@@ -1,5 +1,6 @@
 //! A stage for faults of the real kernel: the real binary, and a real HTTP receiver that its alerts go to.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub const TRANSPORTS: [(&str, &str); 2] = [("ringbuf", "ring buffer"), ("perf", 
 
 /// An agent that watches this kernel.
 pub struct Stage {
-    agent: AgentProcess,
+    /// Its process.
+    pub agent: AgentProcess,
     receiver: Receiver,
     _data_dir: TempDir,
 }
@@ -60,9 +62,10 @@ impl Stage {
         self.receiver.wait_for(ALERT_WITHIN, |body| is_about(body, metric, labels)).unwrap()
     }
 
-    /// Stops the agent, and asserts that it did so in time, without a failure, and that it opened one incident only for what
-    /// `alert` is about.
-    pub fn strike(mut self, alert: &Received) {
+    /// Stops the agent, and asserts that it did so in time, without a failure, that it opened one incident only for what
+    /// `alert` is about, and that it accounts for each record. The final figures by probe, of those that it still told before
+    /// its time was up.
+    pub fn strike(mut self, alert: &Received) -> BTreeMap<String, BTreeMap<String, u64>> {
         let stopped = self.agent.stop(STOP_WITHIN).unwrap();
         assert!(stopped.took <= STOP_WITHIN, "{stopped:?}");
         let (metric, labels) = (&alert.body["metric"], &alert.body["labels"]);
@@ -71,7 +74,21 @@ impl Stage {
         let firing: Vec<&Received> = all.iter().filter(same).filter(|received| received.body["status"] == "firing").collect();
         assert_eq!(firing.len(), 1, "{firing:#?}");
         assert_eq!(alert.header("idempotency-key"), alert.body["delivery"].as_str());
+        let figures: BTreeMap<_, _> = self.agent.stderr().lines().filter_map(figures).collect();
+        for (probe, figures) in &figures {
+            assert_eq!(figures["sent"], figures["received"] + figures["lost"], "{probe}: {figures:?}");
+        }
+        figures
     }
+}
+
+/// What became of the records of one probe: the numbers of a line `… probe NAME: sent N, received N, lost N, …`.
+fn figures(line: &str) -> Option<(String, BTreeMap<String, u64>)> {
+    let (probe, rest) = line.split_once(" probe ")?.1.split_once(": sent ")?;
+    let numbers = format!("sent {rest}");
+    let numbers =
+        numbers.split(", ").map(|pair| pair.split_once(' ')).map(|pair| Some((pair?.0.to_owned(), pair?.1.parse().ok()?)));
+    Some((probe.to_owned(), numbers.collect::<Option<_>>()?))
 }
 
 /// Whether a message is about `metric` with at least these labels.
