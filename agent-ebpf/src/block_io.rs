@@ -1,8 +1,8 @@
 //! Probe `block_io`: latency of every block request, and the requests that were slow or failed.
 //!
-//! Two ways to see the same: raw tracepoints, which are cheaper and key a request by its address but need offsets from the
-//! kernel's BTF, and ordinary tracepoints, which need only their `format` files but key by device and sector. The loader
-//! attaches one of them.
+//! Three ways to see the same. BTF and raw tracepoints are cheaper and key a request by its address, but need offsets from the
+//! kernel's BTF; the first read its structures by plain loads, the second through a helper. Ordinary tracepoints need only
+//! their `format` files, but key by device and sector. The loader attaches one of the three.
 
 #![no_std]
 #![no_main]
@@ -14,9 +14,9 @@ use agent_common::{ABSENT, COMM_LEN, Count};
 use agent_ebpf::{Fold, count, current_comm, current_process, field, global, monotonic_ns, send, trace};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::macros::{map, raw_tracepoint, tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{HashMap, PerCpuArray, PerCpuHashMap};
-use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 
 /// Records of one CPU that pass each second.
 const BY_SECOND: u32 = 200;
@@ -27,9 +27,6 @@ static FIELDS: Fields = Fields::ABSENT;
 /// Requests slower than this are reported.
 #[unsafe(no_mangle)]
 static SLOW_NS: u64 = 100_000_000;
-
-/// Words at the start of `struct request` that are read in one go.
-const HEAD_WORDS: usize = 8;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -64,44 +61,80 @@ static EMPTY: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static LIMIT: PerCpuArray<Fold> = PerCpuArray::with_max_entries(1, 0);
 
+/// BTF tracepoint `block_rq_issue`
+#[btf_tracepoint(function = "block_rq_issue")]
+pub fn block_rq_issue_btf(ctx: BtfTracePointContext) -> i32 {
+    issue(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
+/// BTF tracepoint `block_rq_complete`
+#[btf_tracepoint(function = "block_rq_complete")]
+pub fn block_rq_complete_btf(ctx: BtfTracePointContext) -> i32 {
+    completed::<Loaded>(&ctx, ctx.arg(0), ctx.arg::<u64>(1) as i32, ctx.arg::<u64>(2) as u32)
+}
+
 /// Raw `block_rq_issue`
 #[raw_tracepoint(tracepoint = "block_rq_issue")]
 pub fn block_rq_issue_raw(ctx: RawTracePointContext) -> i32 {
-    let rq: u64 = if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) };
-    issue(rq)
+    issue(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
 }
 
 /// Raw `block_rq_complete`
 #[raw_tracepoint(tracepoint = "block_rq_complete")]
 pub fn block_rq_complete_raw(ctx: RawTracePointContext) -> i32 {
+    completed::<Copied>(&ctx, ctx.arg(0), ctx.arg::<u64>(1) as i32, ctx.arg::<u64>(2) as u32)
+}
+
+/// How a member of a kernel structure is read.
+trait Memory {
+    /// The `T` at `offset` of the structure at `base`; zero where it cannot be read.
+    fn member<T: Copy + Default>(base: u64, offset: u16) -> T;
+}
+
+/// By the helper, which takes any address.
+struct Copied;
+
+impl Memory for Copied {
+    #[inline(always)]
+    fn member<T: Copy + Default>(base: u64, offset: u16) -> T {
+        // SAFETY: the helper checks the address itself.
+        unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
+    }
+}
+
+/// By a load of the program, where the verifier knows what the address points to.
+struct Loaded;
+
+impl Memory for Loaded {
+    #[inline(always)]
+    fn member<T: Copy + Default>(base: u64, offset: u16) -> T {
+        // SAFETY: the verifier lets this pass only for members of the structure, and a load that faults gives zero.
+        unsafe { *((base + u64::from(offset)) as *const T) }
+    }
+}
+
+#[inline(always)]
+fn completed<M: Memory>(ctx: &impl EbpfContext, rq: u64, error: i32, completed: u32) -> i32 {
     let fields = global!(FIELDS);
-    let rq: u64 = ctx.arg(0);
-    let error = ctx.arg::<u64>(1) as i32;
-    let completed = ctx.arg::<u64>(2) as u32;
-    // One call for all that stands at the start of the structure, where every kernel has what is needed here.
-    let head: [u64; HEAD_WORDS] = read(rq, 0);
-    let bytes: u32 = from_head(rq, &head, fields.rq_data_len);
+    let bytes: u32 = M::member(rq, fields.rq_data_len);
     if error == 0 && completed < bytes {
         // Part of the request; the rest completes later.
         return 0;
     }
-    let disk: u64 =
-        if fields.q_disk == ABSENT { read(rq, fields.rq_disk) } else { read(from_head(rq, &head, fields.rq_q), fields.q_disk) };
-    let (major, first_minor) = if fields.disk_first_minor == fields.disk_major + 4 {
-        let numbers: [u32; 2] = read(disk, fields.disk_major);
-        (numbers[0], numbers[1])
+    let disk: u64 = if fields.q_disk == ABSENT {
+        M::member(rq, fields.rq_disk)
     } else {
-        (read(disk, fields.disk_major), read(disk, fields.disk_first_minor))
+        M::member(M::member(rq, fields.rq_q), fields.q_disk)
     };
-    let operation = match from_head::<u32>(rq, &head, fields.rq_cmd_flags) & 0xff {
+    let device = M::member::<u32>(disk, fields.disk_major) << 20 | M::member::<u32>(disk, fields.disk_first_minor);
+    let operation = match M::member::<u32>(rq, fields.rq_cmd_flags) & 0xff {
         0 => Operation::Read,
         1 => Operation::Write,
         2 => Operation::Flush,
         3 | 5 => Operation::Discard,
         _ => Operation::Other,
     };
-    let sector = from_head(rq, &head, fields.rq_sector);
-    complete(&ctx, rq, error, Request { device: major << 20 | first_minor, operation, sector, bytes })
+    complete(ctx, rq, error, Request { device, operation, sector: M::member(rq, fields.rq_sector), bytes })
 }
 
 /// `block/block_rq_issue`
@@ -222,27 +255,6 @@ fn admitted(now: u64) -> bool {
     let Some(limit) = LIMIT.get_ptr_mut(0) else { return false };
     // SAFETY: the verifier checks the pointer; an interrupt in between costs at most one count of the limit.
     unsafe { &mut *limit }.admit(now, BY_SECOND).is_some()
-}
-
-/// Reads `T` at `offset` of the kernel structure at `base`; zero where it cannot be read.
-#[inline(always)]
-fn read<T: Copy + Default>(base: u64, offset: u16) -> T {
-    if offset == ABSENT {
-        return T::default();
-    }
-    // SAFETY: the helper checks the address itself.
-    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
-}
-
-/// A field of the request at `rq` whose first words are `head`.
-#[inline(always)]
-fn from_head<T: Copy + Default>(rq: u64, head: &[u64; HEAD_WORDS], offset: u16) -> T {
-    let offset_in_head = usize::from(offset);
-    if offset_in_head + size_of::<T>() > size_of_val(head) {
-        return read(rq, offset);
-    }
-    // SAFETY: the bounds were checked; members of a structure are aligned to their size, and so is the copy of its start.
-    unsafe { *head.as_ptr().cast::<u8>().add(offset_in_head).cast::<T>() }
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! Loads the kernel halves and attaches them, each on its own: one that fails costs only itself.
 
+use std::cell::OnceCell;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -7,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use agent_common::{COUNTS, Count};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::Program;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, BtfError, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
 use super::transport::{Kind, Transport};
@@ -29,6 +30,9 @@ pub struct Attached {
     pub(super) log: Option<EbpfLogger<LogToTracing>>,
     pub(super) counts: Counts,
 }
+
+/// The kernel's type information as aya wants it, parsed when the first program asks for it.
+type KernelTypes = OnceCell<Result<Btf, BtfError>>;
 
 /// A probe that could be attached in no way.
 pub struct Refused {
@@ -85,13 +89,14 @@ pub fn attach(
     }
     let mut loader = EbpfLoader::new();
     loader.btf(None);
+    let types = KernelTypes::new();
     let mut results = Vec::new();
     for (row, rungs) in rows.into_iter().zip(&rungs) {
         let mut reasons: Vec<Unavailable> = no_ring_buffer.iter().cloned().collect();
         let mut attached = None;
         for rung in rungs {
             let attempt = match rung {
-                Ok(rung) => climb(&mut loader, row, rung, kind, log),
+                Ok(rung) => climb(&mut loader, row, rung, kind, log, &types),
                 Err(unavailable) => Err(unavailable.clone()),
             };
             match attempt {
@@ -107,7 +112,7 @@ pub fn attach(
             None => Err(Refused { row, reasons }),
         });
     }
-    drop(loader);
+    drop((loader, types));
     // SAFETY: malloc_trim has no preconditions. It gives back what parsing took, which is a multiple of what the agent keeps.
     unsafe { libc::malloc_trim(0) };
     results
@@ -119,6 +124,7 @@ fn climb<'a>(
     rung: &'a Rung,
     kind: Kind,
     log: bool,
+    types: &KernelTypes,
 ) -> Result<Attached, Unavailable> {
     for (name, value) in &rung.globals {
         loader.override_global(name, value.as_slice(), false);
@@ -150,7 +156,7 @@ fn climb<'a>(
     let map_bytes = map_bytes + transport.buffer_bytes();
     // Last, so that the first event finds its way.
     for hook in &rung.hooks {
-        hook.attach(&mut ebpf)?;
+        hook.attach(&mut ebpf, types)?;
     }
     let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok()?.as_fd().try_clone_to_owned().ok());
     let counts = Counts { map: counts, programs: loaded.collect() };
@@ -158,9 +164,11 @@ fn climb<'a>(
 }
 
 impl Hook {
-    fn attach(&self, ebpf: &mut Ebpf) -> Result<(), Unavailable> {
+    fn attach(&self, ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), Unavailable> {
         let name = match self {
-            Self::Tracepoint { program, .. } | Self::RawTracepoint { program, .. } => *program,
+            Self::Tracepoint { program, .. } | Self::BtfTracepoint { program, .. } | Self::RawTracepoint { program, .. } => {
+                *program
+            }
         };
         let missing = || Unavailable::new(format!("the object has no program {name}"), "rebuild it: cargo xtask ebpf");
         let program = ebpf.program_mut(name).ok_or_else(missing)?;
@@ -173,6 +181,13 @@ impl Hook {
                 }
                 let attempt = format!("attach to tracepoint {category}/{tracepoint}");
                 program.attach(category, tracepoint).map(drop).map_err(|error| explain(&attempt, &error))
+            }
+            (Self::BtfTracepoint { name: tracepoint, .. }, Program::BtfTracePoint(program)) => {
+                let load = format!("load program {name}");
+                let types = types.get_or_init(Btf::from_sys_fs).as_ref().map_err(|error| explain(&load, error))?;
+                program.load(tracepoint, types).map_err(|error| explain(&load, &error))?;
+                let attempt = format!("attach to BTF tracepoint {tracepoint}");
+                program.attach().map(drop).map_err(|error| explain(&attempt, &error))
             }
             (Self::RawTracepoint { name: tracepoint, .. }, Program::RawTracePoint(program)) => {
                 if !loaded {

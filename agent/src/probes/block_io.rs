@@ -35,8 +35,24 @@ const LATENCY_P99: Metric = Metric::gauge(
     "99 of 100 requests of the last interval took no longer, to the next power of two",
 );
 
-/// Raw tracepoints, with offsets from the kernel's BTF.
+/// BTF tracepoints, with offsets from the kernel's BTF.
+pub fn btf_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let hook = |program, name| Hook::BtfTracepoint { program, name };
+    let hooks = vec![hook("block_rq_issue_btf", "block_rq_issue"), hook("block_rq_complete_btf", "block_rq_complete")];
+    let source = "BTF tracepoints block_rq_issue, block_rq_complete";
+    Ok(Rung::new(source, &structures(kernel)?, hooks).with("SLOW_NS", &slow_ns(settings)))
+}
+
+/// Raw tracepoints, with the same offsets.
 pub fn raw_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let hook = |program, name| Hook::RawTracepoint { program, name };
+    let hooks = vec![hook("block_rq_issue_raw", "block_rq_issue"), hook("block_rq_complete_raw", "block_rq_complete")];
+    let source = "raw tracepoints block_rq_issue, block_rq_complete";
+    Ok(Rung::new(source, &structures(kernel)?, hooks).with("SLOW_NS", &slow_ns(settings)))
+}
+
+/// Where the members of the kernel's structures are.
+fn structures(kernel: &Kernel) -> Result<Fields, Unavailable> {
     let btf = kernel.btf()?;
     let offsets = btf.member_offsets(&[
         ("request", "q"),
@@ -61,7 +77,7 @@ pub fn raw_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung,
         required("request_queue", "disk")?;
     }
     let arguments = btf.raw_tracepoint_arguments("block_rq_issue");
-    let fields = Fields {
+    Ok(Fields {
         issue_rq_argument: u16::from(arguments == Some(2)),
         rq_q: required("request", "q")?,
         rq_disk,
@@ -72,10 +88,7 @@ pub fn raw_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung,
         disk_major: required("gendisk", "major")?,
         disk_first_minor: required("gendisk", "first_minor")?,
         ..Fields::ABSENT
-    };
-    let hook = |program, name| Hook::RawTracepoint { program, name };
-    let hooks = vec![hook("block_rq_issue_raw", "block_rq_issue"), hook("block_rq_complete_raw", "block_rq_complete")];
-    Ok(Rung::new("raw tracepoints block_rq_issue, block_rq_complete", &fields, hooks).with("SLOW_NS", &slow_ns(settings)))
+    })
 }
 
 /// Ordinary tracepoints, with offsets from their `format` files.

@@ -77,7 +77,7 @@ pub const PROBES: &[Row] = &[
         summary: "a block request is slow or fails",
         objects: objects!("block_io"),
         ring_bytes: 128 << 10,
-        rungs: &[block_io::raw_tracepoints, block_io::tracepoints],
+        rungs: &[block_io::btf_tracepoints, block_io::raw_tracepoints, block_io::tracepoints],
         build: block_io::build,
         deadline: Duration::from_millis(50),
         fallbacks: &[
@@ -219,6 +219,13 @@ pub enum Hook {
         category: &'static str,
         /// Directory below the category.
         name: String,
+    },
+    /// A tracepoint's raw arguments, of types that the verifier knows.
+    BtfTracepoint {
+        /// The program's name in the object.
+        program: &'static str,
+        /// Name of the tracepoint.
+        name: &'static str,
     },
     /// A tracepoint's raw arguments.
     RawTracepoint {
