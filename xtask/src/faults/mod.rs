@@ -6,8 +6,10 @@
 
 pub mod block_io;
 pub mod fd_exhaustion;
+pub mod global_oom;
 pub mod hung_task;
 pub mod oom;
+pub mod scsi_disk;
 pub mod tcp_loss;
 pub mod trace;
 
@@ -26,10 +28,12 @@ use anyhow::{Context, Result, bail};
 
 pub use block_io::{FailingDevice, SlowDevice};
 pub use fd_exhaustion::FdExhaustion;
+pub use global_oom::GlobalOom;
 pub use hung_task::FrozenFilesystem;
 pub use loop_device::RamDisk;
 pub use oom::MemcgOom;
 pub use process::KillOnDrop;
+pub use scsi_disk::ScsiDisk;
 pub use tcp_loss::TcpLoss;
 pub use trace::Trace;
 pub use undo::Undo;
@@ -100,6 +104,7 @@ fn package_of(program: &str) -> &'static str {
         "mkfs.ext4" => "e2fsprogs",
         "ip" => "iproute2",
         "nft" => "nftables",
+        "modprobe" => "kmod",
         "losetup" | "fsfreeze" | "mount" => "util-linux",
         _ => "coreutils",
     }

@@ -47,21 +47,37 @@ impl TcpLoss {
     /// # Errors
     /// If `ip` is missing, or the connection isn't established within 10 s.
     pub fn establish() -> Result<Self> {
-        let mut undo = Undo::new()?;
         let name = unique("sysops-fault");
-        let (ours, theirs) = (format!("{name}-a"), format!("{name}-b"));
-        for namespace in [&ours, &theirs] {
-            run("ip", &["netns", "add", namespace])?;
-            undo.push(format_args!("ip netns delete {namespace}"))?;
-        }
-        let (local, peer) = addresses(&name);
-        run("ip", &["link", "add", "loss", "netns", &ours, "type", "veth", "peer", "name", "loss", "netns", &theirs])?;
-        for (namespace, address) in [(&ours, local), (&theirs, peer)] {
-            run("ip", &["-n", namespace, "address", "add", &format!("{}/30", address.ip()), "dev", "loss"])?;
-            run("ip", &["-n", namespace, "link", "set", "loss", "up"])?;
-        }
+        let mut undo = Undo::new()?;
+        let ours = format!("{name}-a");
+        add_namespace(&mut undo, &ours)?;
+        Self::between(undo, &name, Some(&ours))
+    }
+
+    /// The same, but the sender is in the namespace of the caller, whose counters count what it sends again. For a machine that
+    /// is there for it, as its network gets another interface.
+    ///
+    /// # Errors
+    /// As [`Self::establish`].
+    pub fn establish_from_here() -> Result<Self> {
+        Self::between(Undo::new()?, &unique("sysops-fault"), None)
+    }
+
+    /// From the namespace `ours`, or the caller's, to a new one.
+    fn between(mut undo: Undo, name: &str, ours: Option<&str>) -> Result<Self> {
+        let theirs = format!("{name}-b");
+        add_namespace(&mut undo, &theirs)?;
+        let (local, peer) = addresses(name);
+        let ours_first: Vec<&str> = ours.map(|ours| vec!["-n", ours]).unwrap_or_default();
+        let ip_ours = |arguments: &[&str]| run("ip", &[&ours_first, arguments].concat());
+        let network = |address: SocketAddrV4| format!("{}/30", address.ip());
+        ip_ours(&["link", "add", "loss", "type", "veth", "peer", "name", "loss", "netns", &theirs])?;
+        ip_ours(&["address", "add", &network(local), "dev", "loss"])?;
+        ip_ours(&["link", "set", "loss", "up"])?;
+        run("ip", &["-n", &theirs, "address", "add", &network(peer), "dev", "loss"])?;
+        run("ip", &["-n", &theirs, "link", "set", "loss", "up"])?;
         let receiver = spawn_receiver(&theirs, peer)?;
-        let sender = spawn_sender(&ours, local, peer)?;
+        let sender = spawn_sender(ours, local, peer)?;
         let loss =
             Self { pid: sender.pid(), sender, receiver, receiver_namespace: theirs, _undo: undo, local, peer, comm: SENDER };
         let connection = format!("{} {} 01 ", hex(local), hex(peer));
@@ -119,7 +135,7 @@ fn hex(address: SocketAddrV4) -> String {
 }
 
 fn spawn_receiver(namespace: &str, address: SocketAddrV4) -> Result<ForkedChild> {
-    let (namespace, address) = (namespace_file(namespace)?, raw(address));
+    let (namespace, address) = (namespace_file(Some(namespace))?, raw(address));
     let (mut listener, mut connection) = (-1, -1);
     let mut buffer = [0_u8; 4096];
     // SAFETY: the step makes only system calls, on memory that it owns.
@@ -143,7 +159,7 @@ fn spawn_receiver(namespace: &str, address: SocketAddrV4) -> Result<ForkedChild>
     }
 }
 
-fn spawn_sender(namespace: &str, local: SocketAddrV4, peer: SocketAddrV4) -> Result<ForkedChild> {
+fn spawn_sender(namespace: Option<&str>, local: SocketAddrV4, peer: SocketAddrV4) -> Result<ForkedChild> {
     let (namespace, local, peer) = (namespace_file(namespace)?, raw(local), raw(peer));
     let (mut socket, mut connected) = (-1, false);
     let payload = [b'x'; 256];
@@ -168,9 +184,16 @@ fn spawn_sender(namespace: &str, local: SocketAddrV4, peer: SocketAddrV4) -> Res
     }
 }
 
-/// Where `ip netns` keeps the namespace.
-fn namespace_file(name: &str) -> Result<CString> {
-    CString::new(format!("/run/netns/{name}")).context("a namespace with a zero byte in its name")
+/// A network namespace that goes with its last process and its last name.
+fn add_namespace(undo: &mut Undo, name: &str) -> Result<()> {
+    run("ip", &["netns", "add", name])?;
+    undo.push(format_args!("ip netns delete {name}"))
+}
+
+/// Where `ip netns` keeps the namespace; without a name the one that this process is in.
+fn namespace_file(name: Option<&str>) -> Result<CString> {
+    let path = name.map_or_else(|| "/proc/self/ns/net".to_owned(), |name| format!("/run/netns/{name}"));
+    CString::new(path).context("a namespace with a zero byte in its name")
 }
 
 fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
