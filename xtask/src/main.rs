@@ -3,13 +3,14 @@
 //! One file per command. None of them depends on the agent's package, so that they work when it does not build.
 
 mod commands;
+mod debian;
 mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, build, ci, demo, ebpf, lint, run, setup, test};
+use commands::{bench, build, ci, demo, ebpf, lint, run, setup, test, vm_test};
 
 /// Builds, runs, tests and measures sysops-agent.
 #[derive(Parser)]
@@ -37,6 +38,11 @@ enum Command {
     Lint,
     /// Everything a change must pass: setup, lint, ebpf --check, a build without the BPF toolchain, test
     Ci,
+    /// Boot other kernels in virtual machines, and run the agent and real faults there
+    VmTest(vm_test::Options),
+    /// The work inside such a machine
+    #[command(hide = true)]
+    VmGuest,
     /// Install what the other commands need and this machine lacks
     Setup,
 }
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Ebpf(options) => ebpf::run(&options),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
+        Command::VmTest(options) => vm_test::run(&options),
+        Command::VmGuest => vm_test::guest(),
         Command::Setup => setup::run(),
     };
     match result {

@@ -9,3 +9,4 @@ pub mod lint;
 pub mod run;
 pub mod setup;
 pub mod test;
+pub mod vm_test;

@@ -1,4 +1,4 @@
-//! Programs of the system that the tests against the real kernel and the demo call.
+//! Programs of the system that the tests against the real kernel, the demo and the virtual machines call.
 
 use std::process::Command;
 
@@ -16,12 +16,34 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("nft", "nftables"),
 ];
 
+/// What virtual machines with other kernels need in addition.
+const PROGRAMS_FOR_MACHINES: [(&str, &str); 6] = [
+    ("depmod", "kmod"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
+    ("tc", "iproute2"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
+
 /// Installs those that are missing, as root through apt.
 ///
 /// # Errors
 /// What is missing and how to get it, where that is not possible.
 pub fn install() -> Result<String> {
-    let missing = missing();
+    install_all(&PROGRAMS)
+}
+
+/// The same for what virtual machines need.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_for_machines() -> Result<String> {
+    install_all(&[&PROGRAMS[..], &PROGRAMS_FOR_MACHINES[..]].concat())
+}
+
+fn install_all(programs: &[(&str, &str)]) -> Result<String> {
+    let missing = missing(programs);
     if !missing.is_empty() {
         let names = missing.join(" ");
         let root = is_root();
@@ -38,15 +60,15 @@ pub fn install() -> Result<String> {
         start(apt().arg("update"))
             .and_then(|()| start(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing)))
             .with_context(|| format!("the packages {names} could not be installed"))?;
-        ensure!(self::missing().is_empty(), "the packages {names} are installed, but their programs are not in reach");
+        ensure!(self::missing(programs).is_empty(), "the packages {names} are installed, but their programs are not in reach");
     }
-    Ok(PROGRAMS.map(|(program, _)| program).join(", "))
+    Ok(programs.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", "))
 }
 
 /// The packages of the programs that are not in reach, each once.
-fn missing() -> Vec<&'static str> {
+fn missing<'a>(programs: &[(&str, &'a str)]) -> Vec<&'a str> {
     let mut packages: Vec<_> =
-        PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages

@@ -1,0 +1,200 @@
+//! The faults, and what the agent must tell of each: through probes everything, without them what the other source knows.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use xtask::faults::fd_exhaustion::{FdExhaustion, Kind};
+use xtask::faults::{FailingDevice, FrozenFilesystem, GlobalOom, MemcgOom, ScsiDisk, SlowDevice, TcpLoss};
+
+use super::guest::Stage;
+
+/// One fault.
+pub struct Cell {
+    /// How the table calls it.
+    pub name: &'static str,
+    /// The agent's name of the signal that it concerns.
+    pub signal: &'static str,
+    /// Causes it and looks for its alert; an error says what is not as it should be.
+    pub run: fn(&Stage) -> Result<()>,
+}
+
+/// All faults, in the order in which they are caused. The last one is hard on the machine.
+pub const CELLS: [Cell; 9] = [
+    Cell { name: "OOM in a memory cgroup", signal: "oom", run: memcg_oom },
+    Cell { name: "task hung on a frozen file system", signal: "hung_task", run: hung_task },
+    Cell { name: "slow request to a loop device", signal: "block_io", run: slow_loop },
+    Cell { name: "failed request to a loop device", signal: "block_io", run: failing_loop },
+    Cell { name: "slow request to a SCSI disk", signal: "block_io", run: slow_scsi },
+    Cell { name: "failed request to a SCSI disk", signal: "block_io", run: failing_scsi },
+    Cell { name: "lost TCP segments", signal: "tcp_retransmit", run: tcp_loss },
+    Cell { name: "descriptors exhausted", signal: "fd", run: descriptors },
+    Cell { name: "OOM of the whole machine", signal: "oom", run: global_oom },
+];
+
+/// The default of `[ebpf] block_io_slow_ms` is 100.
+const SLOW: Duration = Duration::from_millis(400);
+
+/// The values of `body` that are not as expected.
+fn expect(body: &Value, expected: &[(&str, Value)]) -> Result<()> {
+    for (pointer, value) in expected {
+        let found = body.pointer(pointer).unwrap_or(&Value::Null);
+        ensure!(found == value, "the alert says {pointer} {found} instead of {value}");
+    }
+    Ok(())
+}
+
+fn memcg_oom(stage: &Stage) -> Result<()> {
+    let oom = MemcgOom::cause(16 << 20)?;
+    let alert = stage.alert("kernel_oom_kill", &[("pid", &oom.pid.to_string())])?;
+    expect(
+        &alert.body,
+        &[
+            ("/severity", json!("critical")),
+            ("/labels/comm", json!(oom.comm)),
+            ("/labels/cgroup", json!(oom.cgroup)),
+            scope(stage, "memcg", "cgroup"),
+        ],
+    )?;
+    if stage.probed {
+        expect(
+            &alert.body,
+            &[
+                ("/evidence/limit_bytes", json!(oom.limit_bytes)),
+                ("/evidence/killed", json!(true)),
+                ("/evidence/trigger_pid", json!(oom.pid)),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// What had no memory left. The probe has the kernel's word for it, the log's reader one of its own.
+fn scope(stage: &Stage, constraint: &str, scope: &str) -> (&'static str, Value) {
+    if stage.probed { ("/evidence/constraint", json!(constraint)) } else { ("/evidence/scope", json!(scope)) }
+}
+
+fn global_oom(stage: &Stage) -> Result<()> {
+    let oom = GlobalOom::cause()?;
+    let alert = stage.alert("kernel_oom_kill", &[("pid", &oom.pid.to_string())])?;
+    expect(&alert.body, &[("/severity", json!("critical")), ("/labels/comm", json!(oom.comm)), scope(stage, "none", "global")])?;
+    if stage.probed {
+        expect(&alert.body, &[("/evidence/killed", json!(true))])?;
+    }
+    Ok(())
+}
+
+fn hung_task(stage: &Stage) -> Result<()> {
+    let frozen = FrozenFilesystem::freeze(Duration::from_secs(2))?;
+    let alert = stage.alert("kernel_hung_task", &[("pid", &frozen.pid.to_string())])?;
+    // Before 5.16 the kernel says 0 for a task of x86 (get_wchan); an alert that repeats it would tell nothing.
+    let wchan = Some(frozen.wchan()?).filter(|wchan| wchan != "0");
+    expect(
+        &alert.body,
+        &[
+            ("/labels/comm", json!(frozen.comm)),
+            ("/evidence/wchan", json!(wchan)),
+            ("/evidence/command_line", json!(frozen.command_line)),
+        ],
+    )?;
+    let told = alert.body["evidence"]["stack"].as_array().context("the alert has no stack")?;
+    let stack = frozen.stack()?;
+    let is_told = |function: &String| told.iter().any(|frame| frame.as_str().is_some_and(|frame| frame.contains(function)));
+    ensure!(stack.iter().all(is_told), "the alert's stack lacks a function of the task's");
+    frozen.thaw()
+}
+
+fn slow_loop(stage: &Stage) -> Result<()> {
+    let mut device = SlowDevice::attach()?;
+    let request = device.write(SLOW)?;
+    let alert = stage.alert("kernel_block_io_slow", &[("device", device.name())])?;
+    if stage.probed {
+        expect(
+            &alert.body,
+            &[
+                ("/labels/operation", json!("write")),
+                ("/evidence/sector", json!(request.sector)),
+                ("/evidence/bytes", json!(request.bytes)),
+                ("/evidence/pid", json!(request.pid)),
+                ("/evidence/comm", json!(request.comm)),
+            ],
+        )?;
+    }
+    let value = alert.body["value"].as_f64().unwrap_or_default();
+    ensure!(value >= SLOW.as_secs_f64() * 1e3 * 0.9, "the alert's latency of {value} ms is too low");
+    Ok(())
+}
+
+fn failing_loop(stage: &Stage) -> Result<()> {
+    let device = FailingDevice::attach()?;
+    let request = device.read()?;
+    failed(stage, device.name(), request.sector, request.pid, request.comm, "EIO")
+}
+
+fn slow_scsi(stage: &Stage) -> Result<()> {
+    let disk = ScsiDisk::attach()?;
+    let request = disk.slow_read(SLOW)?;
+    let alert = stage.alert("kernel_block_io_slow", &[("device", disk.name())])?;
+    if stage.probed {
+        expect(
+            &alert.body,
+            &[
+                ("/labels/operation", json!("read")),
+                ("/evidence/pid", json!(request.pid)),
+                ("/evidence/comm", json!(request.comm)),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn failing_scsi(stage: &Stage) -> Result<()> {
+    let disk = ScsiDisk::attach()?;
+    let request = disk.failing_read()?;
+    failed(stage, disk.name(), request.sector, request.pid, request.comm, "ENODATA")
+}
+
+fn failed(stage: &Stage, device: &str, sector: u64, pid: u32, comm: &str, error: &str) -> Result<()> {
+    let alert = stage.alert("kernel_block_io_error", &[("device", device), ("operation", "read")])?;
+    expect(&alert.body, &[("/evidence/sector", json!(sector))])?;
+    if stage.probed {
+        expect(
+            &alert.body,
+            &[("/evidence/error", json!(error)), ("/evidence/pid", json!(pid)), ("/evidence/comm", json!(comm))],
+        )?;
+    }
+    Ok(())
+}
+
+fn tcp_loss(stage: &Stage) -> Result<()> {
+    if !stage.probed {
+        // The counters are those of one network namespace: the agent's.
+        let loss = TcpLoss::establish_from_here()?;
+        loss.lose(4)?;
+        return stage.alert("kernel_tcp_retransmit", &[]).map(drop);
+    }
+    let loss = TcpLoss::establish()?;
+    loss.lose(4)?;
+    let (local, peer) = (loss.local.to_string(), loss.peer.to_string());
+    let alert = stage.alert("kernel_tcp_retransmit", &[("local", &local), ("peer", &peer)])?;
+    expect(
+        &alert.body,
+        &[
+            ("/labels/pid", json!(loss.pid.to_string())),
+            ("/labels/comm", json!(loss.comm)),
+            ("/evidence/state", json!("established")),
+        ],
+    )
+}
+
+fn descriptors(stage: &Stage) -> Result<()> {
+    let leak = FdExhaustion::cause(Kind::Socket)?;
+    let alert = stage.alert("kernel_fd_exhausted", &[("pid", &leak.pid.to_string())])?;
+    expect(&alert.body, &[("/labels/comm", json!(leak.comm)), ("/evidence/limit", json!(leak.limit))])?;
+    if stage.probed {
+        expect(&alert.body, &[("/evidence/errno", json!("EMFILE"))])?;
+    }
+    let sockets = alert.body["evidence"]["kinds"]["socket"].as_u64().unwrap_or_default();
+    ensure!(sockets >= leak.of_kind, "the alert counts {sockets} sockets of {}", leak.of_kind);
+    Ok(())
+}
