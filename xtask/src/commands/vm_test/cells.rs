@@ -115,8 +115,8 @@ fn slow_loop(stage: &Stage) -> Result<()> {
                 ("/labels/operation", json!("write")),
                 ("/evidence/sector", json!(request.sector)),
                 ("/evidence/bytes", json!(request.bytes)),
-                ("/evidence/pid", json!(request.pid)),
                 ("/evidence/comm", json!(request.comm)),
+                ("/evidence/pid", json!(request.pid)),
             ],
         )?;
     }
@@ -140,8 +140,8 @@ fn slow_scsi(stage: &Stage) -> Result<()> {
             &alert.body,
             &[
                 ("/labels/operation", json!("read")),
-                ("/evidence/pid", json!(request.pid)),
                 ("/evidence/comm", json!(request.comm)),
+                ("/evidence/pid", json!(request.pid)),
             ],
         )?;
     }
@@ -160,7 +160,7 @@ fn failed(stage: &Stage, device: &str, sector: u64, pid: u32, comm: &str, error:
     if stage.probed {
         expect(
             &alert.body,
-            &[("/evidence/error", json!(error)), ("/evidence/pid", json!(pid)), ("/evidence/comm", json!(comm))],
+            &[("/evidence/error", json!(error)), ("/evidence/comm", json!(comm)), ("/evidence/pid", json!(pid))],
         )?;
     }
     Ok(())
