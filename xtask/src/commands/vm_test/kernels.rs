@@ -93,7 +93,9 @@ fn newest<'a>(series: &str, names: &'a [String]) -> Option<&'a str> {
         (version.strip_prefix(series)?.starts_with('.') && !version.contains("-0.")).then_some(release)
     });
     releases.max_by_key(|release| {
-        let numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
+        // Without the flavour, whose amd64 would pass for a number as well.
+        let version = release.strip_suffix(FLAVOUR).unwrap_or(release);
+        let numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
         numbers.collect::<Vec<u64>>()
     })
 }
