@@ -69,8 +69,9 @@ fn bpf_linker() -> Result<String> {
     let wanted = format!("bpf-linker {LINKER_VERSION}");
     let found = find_program("bpf-linker").and_then(|program| output(Command::new(program).arg("--version")).ok());
     if found.as_deref().map(str::trim) != Some(&wanted) {
-        start(cargo()?.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"]))
-            .with_context(|| format!("{wanted} could not be installed; it comes from crates.io and needs a C++ toolchain"))?;
+        start(cargo()?.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"])).with_context(
+            || format!("{wanted} could not be installed; it comes from the registry that cargo uses and needs a C++ toolchain"),
+        )?;
     }
     Ok(wanted)
 }
