@@ -143,7 +143,11 @@ fn examine_mode(mode: &Mode, tell: &mut dyn FnMut(&str)) -> Value {
         for Cell { name, run, .. } in &CELLS {
             tell(name);
             let began = Instant::now();
-            results.push(result(name, began, run(&stage)));
+            let mut outcome = result(name, began, run(&stage));
+            if outcome["outcome"] == "fail" {
+                outcome["latest_alerts"] = stage.receiver.all().iter().rev().take(3).map(|one| one.body.clone()).collect();
+            }
+            results.push(outcome);
         }
         tell("conduct");
         let began = Instant::now();

@@ -90,14 +90,12 @@ fn newest<'a>(series: &str, names: &'a [String]) -> Option<&'a str> {
         let release = name.strip_prefix("linux-image-")?;
         let version = release.strip_suffix(FLAVOUR)?.strip_suffix('-')?;
         // `5.10.0-46`, `6.12.95+deb12.1`; not `6.1.0-0.deb11.50`, another suite's kernel in this one's place.
-        (version.strip_prefix(series)?.starts_with('.') && !version.contains("-0.")).then_some(release)
+        (version.strip_prefix(series)?.starts_with('.') && !version.contains("-0.")).then_some((version, release))
     });
-    releases.max_by_key(|release| {
-        // Without the flavour, whose amd64 would pass for a number as well.
-        let version = release.strip_suffix(FLAVOUR).unwrap_or(release);
-        let numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
-        numbers.collect::<Vec<u64>>()
-    })
+    let numbers = |version: &str| -> Vec<u64> {
+        version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    releases.max_by_key(|(version, _)| numbers(version)).map(|(_, release)| release)
 }
 
 /// Looks for the parts of an unpacked kernel.
