@@ -11,10 +11,11 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use serde_json::{Value, json};
 use xtask::agent_process::AgentProcess;
+use xtask::faults::poll;
 use xtask::receiver::{Received, Receiver};
 
-use super::cells::{CELLS, Cell};
-use super::modes::{MODES, Mode};
+use super::cells::Cell;
+use super::modes::{MODES, Mode, signals};
 
 /// The second serial port; the first is the kernel's console.
 const REPORT: &str = "/dev/ttyS1";
@@ -38,8 +39,6 @@ fd_interval_secs = 1
 max_alerts_per_minute = 1000
 max_alerts_per_hour = 1000
 max_alerts_per_hour_overall = 1000
-[alerting.grouping]
-enabled = false
 ";
 
 /// Does the machine's work and switches it off.
@@ -97,14 +96,37 @@ fn mount_all() -> Result<()> {
     Ok(())
 }
 
+/// How long the end of an incident may take beyond its `dedup_window_secs`.
+const END_WITHIN: Duration = Duration::from_secs(90);
+
 /// The agent and its receiver, in one mode.
 pub struct Stage {
     receiver: Receiver,
-    /// Whether the agent is to have its probes attached.
-    pub probed: bool,
+    doctor: Value,
+    /// Whether the kernel shows the agent the stacks of other tasks (`proc_pid_stack`, fs/proc/base.c).
+    pub sees_stacks: bool,
 }
 
 impl Stage {
+    fn new(receiver: Receiver, doctor: &Value) -> Self {
+        let sees_stacks = doctor["host"]["capabilities"].as_str().is_some_and(|held| held.contains("SYS_ADMIN"));
+        Self { receiver, doctor: doctor.clone(), sees_stacks }
+    }
+
+    /// Whether the agent has the signal's probe attached, by its own account.
+    pub fn probed(&self, signal: &str) -> bool {
+        signals(&self.doctor).iter().any(|found| found["signal"] == signal && found["probe"] == true)
+    }
+
+    /// What `enough` makes of all messages so far, as soon as it makes anything of them.
+    ///
+    /// # Errors
+    /// It does not in time; `what` says what was waited for.
+    pub fn messages<T>(&self, what: &str, enough: impl Fn(&[Value]) -> Option<T>) -> Result<T> {
+        let all = || -> Vec<Value> { self.receiver.all().into_iter().map(|received| received.body).collect() };
+        poll(what, END_WITHIN, || Ok(enough(&all())))
+    }
+
     /// The alert about `metric` with these labels.
     ///
     /// # Errors
@@ -130,17 +152,19 @@ fn examine_mode(mode: &Mode, tell: &mut dyn FnMut(&str)) -> Value {
     let mut results = Vec::new();
     let mut doctor = Value::Null;
     let outcome = (|| -> Result<()> {
+        mode.prepare()?;
         let receiver = Receiver::start()?;
-        let config = format!("{CONFIG}[alerting.webhook]\nenabled = true\nurl = '{}'\n[ebpf]\n{}\n", receiver.url(), mode.ebpf);
-        doctor = ask_doctor(&config)?;
-        if let Err(reason) = mode.is_honoured(&doctor) {
-            results.push(json!({"cell": "mode", "outcome": "not available", "reason": format!("{reason:#}")}));
-            return Ok(());
-        }
+        let config = format!(
+            "{CONFIG}{}\n[alerting.grouping]\nenabled = false\n[alerting.webhook]\nenabled = true\nurl = '{}'\n[ebpf]\n{}\n",
+            mode.alerting,
+            receiver.url(),
+            mode.ebpf
+        );
+        doctor = ask_doctor(mode, &config)?;
         results.push(result("doctor", Instant::now(), mode.check(&doctor)));
-        let mut agent = AgentProcess::start(Path::new(AGENT), &config, &[])?;
-        let stage = Stage { receiver, probed: mode.probed };
-        for Cell { name, run, .. } in &CELLS {
+        let mut agent = AgentProcess::run(mode.command(AGENT), &config)?;
+        let stage = Stage::new(receiver, &doctor);
+        for Cell { name, run, .. } in mode.cells {
             tell(name);
             let began = Instant::now();
             let mut outcome = result(name, began, run(&stage));
@@ -169,11 +193,11 @@ fn result(cell: &str, began: Instant, outcome: Result<()>) -> Value {
     }
 }
 
-fn ask_doctor(config: &str) -> Result<Value> {
+fn ask_doctor(mode: &Mode, config: &str) -> Result<Value> {
     let path = Path::new("/tmp/doctor.toml");
     fs::write(path, config).with_context(|| format!("cannot write {}", path.display()))?;
     let asked =
-        Command::new(AGENT).args(["doctor", "--json", "--config"]).arg(path).output().context("cannot start the agent")?;
+        mode.command(AGENT).args(["doctor", "--json", "--config"]).arg(path).output().context("cannot start the agent")?;
     serde_json::from_slice(&asked.stdout)
         .with_context(|| format!("doctor printed no JSON ({}): {}", asked.status, String::from_utf8_lossy(&asked.stderr)))
 }

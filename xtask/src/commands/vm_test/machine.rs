@@ -14,7 +14,7 @@ use super::kernels::Kernel;
 use crate::workspace::find_program;
 
 /// How long a machine may run. Its slowest part is its processor, which is emulated.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Everything that QEMU can emulate but `cmpxchg16b`, after which QEMU 7.2 leaves garbage in the flags, the trap flag included; the
 /// kernel's allocator, which uses it where it is there, then destroys its own lists.

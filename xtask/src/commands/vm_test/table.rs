@@ -6,8 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::cells::CELLS;
-use super::modes::{MODES, signals};
+use super::modes::{MODES, Mode, signals};
 use crate::workspace::root;
 
 const PAGE: &str = "docs/kernels.md";
@@ -65,10 +64,10 @@ impl Examined {
     }
 }
 
-/// The rows: what is about the agent as a whole, and each fault with its signal.
-fn rows() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+/// The rows of a mode: each fault with its signal, and what is about the agent as a whole.
+fn rows(mode: &Mode) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     let whole = ["doctor", "conduct"].map(|name| (name, None));
-    CELLS.iter().map(|cell| (cell.name, Some(cell.signal))).chain(whole)
+    mode.cells.iter().map(|cell| (cell.name, Some(cell.signal))).chain(whole)
 }
 
 /// Prints everything with its reasons and durations; gives the number of cells that are not as they should be.
@@ -77,7 +76,7 @@ pub fn print(examined: &[Examined]) -> usize {
     for kernel in examined {
         for mode in &MODES {
             println!("\n{} ({}), {}", kernel.series, kernel.release, mode.name);
-            for (row, _) in rows() {
+            for (row, _) in rows(mode) {
                 let seconds = kernel
                     .mode(mode.name)
                     .and_then(|mode| mode["results"].as_array()?.iter().find(|result| result["cell"] == row)?["seconds"].as_f64())
@@ -114,12 +113,12 @@ fn page(examined: &[Examined]) -> String {
          `cargo xtask vm-test` runs it all and writes\nthis page.\n",
     );
     for mode in &MODES {
-        let _ = write!(page, "\n## {}\n\n| fault |", capitalized(mode.name));
+        let _ = write!(page, "\n## {}\n\n{}\n\n| fault |", capitalized(mode.name), mode.about);
         for kernel in examined {
             let _ = write!(page, " {} |", kernel.series);
         }
         let _ = writeln!(page, "\n|---|{}", "---|".repeat(examined.len()));
-        for (row, signal) in rows() {
+        for (row, signal) in rows(mode) {
             let _ = write!(page, "| {row} |");
             for kernel in examined {
                 let cell = match kernel.outcome(mode.name, row) {
@@ -175,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_is_not_passed() {
-        let rows = rows().count();
-        assert_eq!(print(&[examined()]), rows * MODES.len() - 1);
+        let rows: usize = MODES.iter().map(|mode| rows(mode).count()).sum();
+        assert_eq!(print(&[examined()]), rows - 1);
     }
 }
