@@ -216,9 +216,17 @@ pub fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
         cause = inner.source();
     }
     tracing::debug!("{why}");
-    // A verifier's log has hundreds of lines; the first tells what failed.
-    let why: String = why.lines().next().unwrap_or_default().chars().take(300).collect();
+    let why = without_verifier_log(&why);
     let advice = match errno {
+        _ if why.contains("unknown func") => {
+            "kernel lockdown in its mode \"confidentiality\" keeps this from every program; so do kernels that are too old for it"
+        }
+        Some(libc::EPERM) if why.contains("create map") => {
+            "run as root, or with CAP_BPF; before Linux 5.11 with no limit of locked memory as well (LimitMEMLOCK=infinity)"
+        }
+        Some(libc::EACCES) if why.contains("perf_event_open") => {
+            "run as root, or with CAP_PERFMON; where kernel.perf_event_paranoid is above 2, some distributions ask for CAP_SYS_ADMIN"
+        }
         Some(libc::EPERM | libc::EACCES) => {
             "run as root, or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH; kernel lockdown forbids it to everybody"
         }
@@ -230,6 +238,19 @@ pub fn explain(attempt: &str, error: &(dyn Error + 'static)) -> Unavailable {
         _ => "run with --log-level debug for the details",
     };
     Unavailable::new(why, advice)
+}
+
+/// The first line of an error; of a verifier's log, which follows in hundreds of lines, the one that says what it refused.
+fn without_verifier_log(why: &str) -> String {
+    const LOG: &str = "Verifier output:";
+    let short = |line: &str| -> String { line.chars().take(300).collect() };
+    let Some((what, log)) = why.split_once(LOG) else { return short(why.lines().next().unwrap_or_default()) };
+    // Behind it stand statistics.
+    let verdict = log.lines().map(str::trim).rfind(|line| {
+        let statistics = ["processed ", "verification time ", "stack depth ", "cgroup"];
+        !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+    });
+    short(&format!("{} Verifier: {}", what.trim_end(), verdict.unwrap_or("no reason")))
 }
 
 /// What the kernel accounts to a map: `memlock` in the descriptor's fdinfo.
@@ -274,4 +295,19 @@ impl log::Log for LogToTracing {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_verifier_log_only_the_verdict_is_told() {
+        let log = "cannot load program x: it returned Invalid argument. Verifier output: 0: (7b) *(u64 *)(r10 -56) = r1\n\
+                   ; some source\n9: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n\
+                   processed 10 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n\n";
+        let told = without_verifier_log(log);
+        assert_eq!(told, "cannot load program x: it returned Invalid argument. Verifier: unknown func bpf_probe_read_kernel#113");
+        assert_eq!(without_verifier_log("cannot load program x: no\nmore"), "cannot load program x: no");
+    }
 }
