@@ -3,6 +3,7 @@
 //! Three threads: this one runs the engine, the logs and the channels on one single-threaded runtime; `collectors` polls the
 //! host; `probes` reads what the kernel sends. Each part that panics is started again by itself.
 
+pub mod capabilities;
 mod collecting;
 mod lacking;
 mod log;

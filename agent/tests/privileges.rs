@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use xtask::agent_process::AgentProcess;
 use xtask::faults::trace::mount_tracefs;
@@ -53,23 +54,42 @@ fn root_keeps_what_it_uses_and_can_gain_nothing() {
     agent.stop(STOP_WITHIN).unwrap();
 }
 
+/// The agent at a place that is open to other users, as the build directory need not be.
+fn open_to_all() -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = directory.path().join("sysops-agent");
+    fs::copy(AGENT, &binary).unwrap();
+    (directory, binary)
+}
+
+/// What runs `binary` as an ordinary user with `capabilities` alone.
+fn as_nobody(binary: &Path, capabilities: &[u32]) -> Command {
+    let capabilities: Vec<String> = capabilities.iter().map(|bit| format!("+cap_{bit}")).collect();
+    let capabilities = capabilities.join(",");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(format!("--inh-caps={capabilities}")).arg(format!("--ambient-caps={capabilities}")).arg(binary);
+    command
+}
+
+/// Those that are enough.
+const FIVE: [u32; 5] = [DAC_READ_SEARCH, SYS_PTRACE, SYSLOG, PERFMON, BPF];
+
+fn without(left_out: u32) -> Vec<u32> {
+    FIVE.into_iter().filter(|bit| *bit != left_out).collect()
+}
+
 #[test]
 fn an_ordinary_user_with_five_capabilities_has_every_probe() {
     if needs_root() {
         return;
     }
     mount_tracefs().unwrap();
-    // The build directory need not be open to other users.
-    let directory = TempDir::new().unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = directory.path().join("sysops-agent");
-    fs::copy(AGENT, &binary).unwrap();
+    let (_directory, binary) = open_to_all();
     let receiver = Receiver::start().unwrap();
     let config = format!("[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
-    let capabilities = [DAC_READ_SEARCH, SYS_PTRACE, SYSLOG, PERFMON, BPF].map(|bit| format!("+cap_{bit}")).join(",");
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.arg(format!("--inh-caps={capabilities}")).arg(format!("--ambient-caps={capabilities}")).arg(&binary);
+    let command = as_nobody(&binary, &FIVE);
     let mut agent = AgentProcess::run(command, &config).unwrap();
     let shown = agent.stdout();
     assert!(shown.contains("without root") && !shown.contains("better, but"), "{shown}");
@@ -82,4 +102,40 @@ fn an_ordinary_user_with_five_capabilities_has_every_probe() {
     assert_eq!(evidence["source"], "tracepoint oom/mark_victim", "{:#}", alert.body);
     assert_eq!(evidence["constraint"], "memcg", "{:#}", alert.body);
     agent.stop(STOP_WITHIN).unwrap();
+}
+
+#[test]
+fn doctor_names_each_missing_capability_and_its_cost_is_real() {
+    if needs_root() {
+        return;
+    }
+    mount_tracefs().unwrap();
+    let (_directory, binary) = open_to_all();
+    let restricted = fs::read_to_string("/proc/sys/kernel/dmesg_restrict").unwrap().trim() == "1";
+    let closed = fs::metadata("/sys/kernel/tracing").unwrap().permissions().mode() & 0o005 == 0;
+    let names = [
+        (BPF, "BPF"),
+        (PERFMON, "PERFMON"),
+        (DAC_READ_SEARCH, "DAC_READ_SEARCH"),
+        (SYSLOG, "SYSLOG"),
+        (SYS_PTRACE, "SYS_PTRACE"),
+    ];
+    for (bit, name) in names {
+        let said = as_nobody(&binary, &without(bit)).args(["doctor", "--json"]).output().unwrap();
+        let doctor: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let missing = doctor["missing_capabilities"].as_array().unwrap();
+        let told: Vec<&Value> = missing.iter().map(|missing| &missing["capability"]).collect();
+        assert_eq!(told, [name, "SYS_ADMIN"], "{doctor:#}");
+        assert_eq!(doctor["kernel_log"]["readable"], !(bit == SYSLOG && restricted), "without {name}: {doctor:#}");
+        for signal in doctor["signals"].as_array().unwrap() {
+            let better = signal["better"].to_string();
+            match bit {
+                BPF | PERFMON => assert_eq!(signal["probe"], false, "without {name}: {signal:#}"),
+                DAC_READ_SEARCH if closed => {
+                    assert!(signal["probe"] == true || better.contains("/tracing"), "without {name}: {signal:#}")
+                }
+                _ => assert_eq!(signal["probe"], true, "without {name}: {signal:#}"),
+            }
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::collectors::{Batch, COLLECTORS};
 use crate::config::{self, Config};
 use crate::host::Host;
 use crate::notifiers;
+use crate::runtime::capabilities::{self, USED};
 use crate::runtime::signals::{self, Signal};
 use crate::runtime::{lacking, table};
 
@@ -30,11 +31,13 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
     let collectors = try_collectors(&config, &host);
     let log = signals::kernel_log(&config, &host);
     let facts = facts(&host);
+    let missing = capabilities::missing();
     let served = signals.iter().all(|signal| signal.source.is_some());
     if options.json {
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "host": facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect::<serde_json::Map<_, Value>>(),
+            "missing_capabilities": missing.iter().map(|missing| json!({"capability": missing.name, "costs": missing.costs})).collect::<Vec<_>>(),
             "bpf_map_bytes": map_bytes,
             "signals": signals.iter().map(signal_json).collect::<Vec<_>>(),
             "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
@@ -47,7 +50,14 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         for (name, value) in &facts {
             let _ = writeln!(page, "{name:<18}{}", notifiers::escape(value));
         }
-        let _ = writeln!(page, "{:<18}{} KiB\n\nsignals", "BPF maps", map_bytes / 1024);
+        let _ = writeln!(page, "{:<18}{} KiB", "BPF maps", map_bytes / 1024);
+        if !missing.is_empty() {
+            page += "\nmissing capabilities, and what each costs\n";
+        }
+        for missing in &missing {
+            let _ = writeln!(page, "  {:<16}{}", missing.name, missing.costs);
+        }
+        page += "\nsignals\n";
         page += &table(&signals);
         if let Err(unavailable) = &log {
             let _ = writeln!(page, "  {:<16}not read: {}; {}", "kernel log", unavailable.why, unavailable.advice);
@@ -136,28 +146,12 @@ fn facts(host: &Host) -> Vec<(&'static str, String)> {
     // The active mode stands in brackets: none [integrity] confidentiality
     let lockdown = lockdown.split_once('[').and_then(|(_, rest)| rest.split(']').next()).unwrap_or("unknown").to_owned();
     let btf = if host.sysfs("kernel/btf/vmlinux").exists() { "yes" } else { "no" };
-    vec![
-        ("kernel", kernel),
-        ("user", user),
-        ("capabilities", capabilities(host)),
-        ("lockdown", lockdown),
-        ("kernel BTF", btf.to_owned()),
-    ]
+    vec![("kernel", kernel), ("user", user), ("capabilities", held()), ("lockdown", lockdown), ("kernel BTF", btf.to_owned())]
 }
 
-/// Those effective capabilities that matter here (linux/capability.h), by their bits in `CapEff` of `/proc/self/status`.
-fn capabilities(host: &Host) -> String {
-    const RELEVANT: [(u32, &str); 7] = [
-        (2, "DAC_READ_SEARCH"),
-        (19, "SYS_PTRACE"),
-        (21, "SYS_ADMIN"),
-        (24, "SYS_RESOURCE"),
-        (34, "SYSLOG"),
-        (38, "PERFMON"),
-        (39, "BPF"),
-    ];
-    let status = host.process(std::process::id()).text("status").unwrap_or_default();
-    let bits = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
-    let held: Vec<&str> = RELEVANT.iter().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name).collect();
+/// Those of the capabilities that the agent uses which it has.
+fn held() -> String {
+    let missing: Vec<&str> = capabilities::missing().into_iter().map(|missing| missing.name).collect();
+    let held: Vec<&str> = USED.iter().map(|used| used.name).filter(|name| !missing.contains(name)).collect();
     if held.is_empty() { "none that matter here".to_owned() } else { held.join(" ") }
 }
