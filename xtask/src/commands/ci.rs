@@ -8,20 +8,21 @@ use anyhow::{Context, Result, ensure};
 
 use xtask::faults::SKIPS_FILE;
 
-use super::{demo, ebpf, lint, setup};
+use super::{demo, ebpf, lint, setup, vm_test};
 use crate::workspace::{cargo, is_root, release_directory, run as start, search_path, sysroot};
 
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Runs all steps; the first that fails ends it.
 pub fn run() -> Result<()> {
-    let steps: [Step; 6] = [
+    let steps: [Step; 7] = [
         ("setup", setup::run),
         ("lint", lint::run),
         ("ebpf --check", ebpf::check),
         ("build without the BPF toolchain", build_without_bpf_toolchain),
         ("test", test_without_skips),
         ("demo", demo_as_root),
+        ("vm-test --check", vm_test::check),
     ];
     let mut report = Vec::new();
     for (name, step) in steps {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::modes::{MODES, Mode, signals};
@@ -103,6 +103,17 @@ pub fn write_page(examined: &[Examined]) -> Result<()> {
     let path = root()?.join(PAGE);
     fs::write(&path, page(examined)).with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwrote {PAGE}");
+    Ok(())
+}
+
+/// Compares the page with what it would be now.
+///
+/// # Errors
+/// When it differs.
+pub fn compare_page(examined: &[Examined]) -> Result<()> {
+    let path = root()?.join(PAGE);
+    let committed = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(committed == page(examined), "{PAGE} is not what came out; run `cargo xtask vm-test` and commit the page");
     Ok(())
 }
 
