@@ -36,7 +36,7 @@ pub struct HistogramKey {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Histogram {
-    /// Completed requests by bucket.
+    /// Completed requests by bucket; while only one in so many is tracked, each stands for that many.
     pub buckets: [u32; BUCKETS],
     /// Zero.
     pub pad: u32,
@@ -129,8 +129,8 @@ pub struct BlockIoRecord {
     pub error: i32,
     /// Process (thread-group) id that issued the request; zero where it was issued by the kernel outside any process.
     pub pid: u32,
-    /// Zero.
-    pub pad: u32,
+    /// While only one request in so many is tracked, that number; else one.
+    pub one_in: u32,
     /// Command name of the issuer.
     pub comm: [u8; COMM_LEN],
 }

@@ -15,7 +15,7 @@ use agent_ebpf::{Fold, count, current_comm, current_process, field, global, mono
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
-use aya_ebpf::maps::{HashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 
 /// Records of one CPU that pass each second.
@@ -33,7 +33,8 @@ static SLOW_NS: u64 = 100_000_000;
 struct Start {
     ns: u64,
     pid: u32,
-    pad: u32,
+    /// The requests that it stands for, itself included.
+    one_in: u32,
     comm: [u8; COMM_LEN],
 }
 
@@ -57,6 +58,10 @@ static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> = PerCpuHashMap::with_
 #[map]
 static EMPTY: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
 
+/// One request in so many is tracked, all of them where it says 0 or 1; user space writes it while the programs run.
+#[map]
+static SAMPLING: Array<u32> = Array::with_max_entries(1, 0);
+
 /// The rate limit of the records, by CPU.
 #[map]
 static LIMIT: PerCpuArray<Fold> = PerCpuArray::with_max_entries(1, 0);
@@ -64,7 +69,7 @@ static LIMIT: PerCpuArray<Fold> = PerCpuArray::with_max_entries(1, 0);
 /// BTF tracepoint `block_rq_issue`
 #[btf_tracepoint(function = "block_rq_issue")]
 pub fn block_rq_issue_btf(ctx: BtfTracePointContext) -> i32 {
-    issue(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
+    issued::<Loaded>(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
 }
 
 /// BTF tracepoint `block_rq_complete`
@@ -76,7 +81,7 @@ pub fn block_rq_complete_btf(ctx: BtfTracePointContext) -> i32 {
 /// Raw `block_rq_issue`
 #[raw_tracepoint(tracepoint = "block_rq_issue")]
 pub fn block_rq_issue_raw(ctx: RawTracePointContext) -> i32 {
-    issue(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
+    issued::<Copied>(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
 }
 
 /// Raw `block_rq_complete`
@@ -114,6 +119,11 @@ impl Memory for Loaded {
 }
 
 #[inline(always)]
+fn issued<M: Memory>(rq: u64) -> i32 {
+    issue(rq, || M::member(rq, global!(FIELDS).rq_sector))
+}
+
+#[inline(always)]
 fn completed<M: Memory>(ctx: &impl EbpfContext, rq: u64, error: i32, completed: u32) -> i32 {
     let fields = global!(FIELDS);
     let bytes: u32 = M::member(rq, fields.rq_data_len);
@@ -140,7 +150,8 @@ fn completed<M: Memory>(ctx: &impl EbpfContext, rq: u64, error: i32, completed: 
 /// `block/block_rq_issue`
 #[tracepoint]
 pub fn block_rq_issue(ctx: TracePointContext) -> u32 {
-    issue(key_of(&request(&ctx, &global!(FIELDS).issue)));
+    let request = request(&ctx, &global!(FIELDS).issue);
+    issue(key_of(&request), || request.sector);
     0
 }
 
@@ -155,30 +166,53 @@ pub fn block_rq_complete(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
-fn issue(key: u64) -> i32 {
-    let start = Start { ns: monotonic_ns(), pid: current_process(), pad: 0, comm: current_comm() };
+fn issue(key: u64, sector: impl FnOnce() -> u64) -> i32 {
+    let one_in = one_in();
+    let ns = monotonic_ns();
+    if one_in > 1 && !selected(key, sector(), ns, one_in) {
+        return 0;
+    }
+    let start = Start { ns, pid: current_process(), one_in, comm: current_comm() };
     if IN_FLIGHT.insert(key, &start, 0).is_err() {
         count(Count::Untracked);
     }
     0
 }
 
+/// One request in so many is to be tracked.
+#[inline(always)]
+fn one_in() -> u32 {
+    // SAFETY: the verifier checks the pointer; a word is read whole.
+    SAMPLING.get_ptr(0).map_or(1, |one_in| unsafe { one_in.read_volatile() }).max(1)
+}
+
+/// Whether this request is the one in so many. The answer is the same at each of its stations, and another one for the same
+/// place and request structure some 17 seconds later.
+#[inline(always)]
+fn selected(key: u64, sector: u64, now: u64, one_in: u32) -> bool {
+    // Knuth's multiplicative hash, whose upper bits are the good ones.
+    let mixed = (key ^ sector.rotate_left(24) ^ (now >> 34).rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 32) as u32).is_multiple_of(one_in)
+}
+
 #[inline(always)]
 fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i32 {
     let now = monotonic_ns();
-    let start = match IN_FLIGHT.get_ptr(key) {
-        Some(start) => {
-            // SAFETY: the verifier checks the pointer; the request is ours until its completion, which is now.
-            let start = unsafe { *start };
-            let _ = IN_FLIGHT.remove(key);
-            start
-        }
-        // Issued before the probe was attached: there is no latency to tell, but a failure counts.
-        None if error == 0 => return 0,
-        None => Start { ns: now, pid: 0, pad: 0, comm: [0; COMM_LEN] },
-    };
+    let start = IN_FLIGHT.get_ptr(key).map(|start| {
+        // SAFETY: the verifier checks the pointer; the request is ours until its completion, which is now.
+        let start = unsafe { *start };
+        let _ = IN_FLIGHT.remove(key);
+        start
+    });
+    // Issued before the probe was attached, or not tracked: there is no latency to tell, but a failure counts.
+    if start.is_none() && error == 0 {
+        return 0;
+    }
+    if let Some(start) = &start {
+        record_latency(&request, now.saturating_sub(start.ns), start.one_in);
+    }
+    let start = start.unwrap_or(Start { ns: now, pid: 0, one_in: 1, comm: [0; COMM_LEN] });
     let latency_ns = now.saturating_sub(start.ns);
-    record_latency(&request, latency_ns);
     if (latency_ns < global!(SLOW_NS) && error == 0) || !admitted(now) {
         return 0;
     }
@@ -193,7 +227,7 @@ fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i
             operation: request.operation as u32,
             error,
             pid: start.pid,
-            pad: 0,
+            one_in: start.one_in,
             comm: start.comm,
         });
     });
@@ -201,7 +235,7 @@ fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i
 }
 
 #[inline(always)]
-fn record_latency(request: &Request, latency_ns: u64) {
+fn record_latency(request: &Request, latency_ns: u64, requests: u32) {
     let key = HistogramKey { device: request.device, operation: request.operation as u32 };
     let mut histogram = HISTOGRAMS.get_ptr_mut(&key);
     if histogram.is_none() {
@@ -218,8 +252,8 @@ fn record_latency(request: &Request, latency_ns: u64) {
     // SAFETY: the verifier checks the pointer and the index; an interrupt in between costs at most one count.
     unsafe {
         let slot = (&raw mut (*histogram).buckets).cast::<u32>().add(bucket);
-        *slot = (*slot).wrapping_add(1);
-        (*histogram).sum_ns = (*histogram).sum_ns.wrapping_add(latency_ns);
+        *slot = (*slot).wrapping_add(requests);
+        (*histogram).sum_ns = (*histogram).sum_ns.wrapping_add(latency_ns.wrapping_mul(u64::from(requests)));
     }
 }
 

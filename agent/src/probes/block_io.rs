@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, RequestFields};
 use agent_common::{ABSENT, Record as _};
-use aya::maps::{MapData, PerCpuHashMap};
+use aya::maps::{Array, MapData, PerCpuHashMap};
 
 use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
@@ -149,6 +149,9 @@ impl Probe for BlockIo {
             evidence.insert("pid".into(), record.pid.into());
             evidence.insert("comm".into(), comm(&record.comm).into());
         }
+        if record.one_in > 1 {
+            evidence.insert("sampled_one_in".into(), record.one_in.into());
+        }
         let operation = usize::try_from(record.operation).ok().and_then(|index| OPERATIONS.get(index))?;
         let labels = Labels::new().with("device", self.device(record.device)).with("operation", *operation);
         let (metric, value, threshold) = if record.error == 0 {
@@ -195,6 +198,11 @@ impl Probe for BlockIo {
             let seen = histograms.entry(key.into()).or_insert_with(|| self.unseen(device, operation));
             seen.sample(buckets, samples);
         }
+    }
+
+    fn shed(&self, maps: &mut aya::Ebpf, one_in: u32) -> bool {
+        let Some(Ok(mut sampling)) = maps.map_mut("SAMPLING").map(Array::<_, u32>::try_from) else { return false };
+        sampling.set(0, one_in, 0).is_ok()
     }
 }
 

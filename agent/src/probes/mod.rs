@@ -182,6 +182,12 @@ pub trait Probe: Send + Sync {
 
     /// Reads what the kernel half aggregated.
     fn sample(&self, _maps: &aya::Ebpf, _samples: &mut Vec<Sample>) {}
+
+    /// Has the kernel half look at one event in `one_in` only, so that it costs less; with 1 at all of them again. What it
+    /// aggregates stays an estimate of all. Says whether the probe can do this and did.
+    fn shed(&self, _maps: &mut aya::Ebpf, _one_in: u32) -> bool {
+        false
+    }
 }
 
 /// One way to attach a probe, worked out for this kernel.
