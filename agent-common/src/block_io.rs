@@ -51,8 +51,14 @@ const _: () = assert!(size_of::<Histogram>() == 4 * (BUCKETS + 1) + 8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fields {
-    /// Position of `struct request *` among the raw arguments of `block_rq_issue`: 1 where a queue comes first, else 0.
+    /// Position of `struct request *` among the raw arguments of `block_rq_insert`: 1 where a queue comes first, else 0.
+    pub insert_rq_argument: u16,
+    /// The same of `block_rq_issue`
     pub issue_rq_argument: u16,
+    /// The same of `block_rq_requeue`
+    pub requeue_rq_argument: u16,
+    /// The same of `block_rq_merge`
+    pub merge_rq_argument: u16,
     /// `struct request`: `q`
     pub rq_q: u16,
     /// `struct request`: `rq_disk`, before 5.17.
@@ -69,6 +75,10 @@ pub struct Fields {
     pub disk_major: u16,
     /// `struct gendisk`: `first_minor`
     pub disk_first_minor: u16,
+    /// Record of `block_rq_insert`
+    pub insert: RequestFields,
+    /// Record of `block_rq_requeue`
+    pub requeue: RequestFields,
     /// Record of `block_rq_issue`
     pub issue: RequestFields,
     /// Record of `block_rq_complete`
@@ -95,7 +105,10 @@ impl RequestFields {
 impl Fields {
     /// A kernel of which nothing is known.
     pub const ABSENT: Self = Self {
+        insert_rq_argument: 0,
         issue_rq_argument: 0,
+        requeue_rq_argument: 0,
+        merge_rq_argument: 0,
         rq_q: ABSENT,
         rq_disk: ABSENT,
         q_disk: ABSENT,
@@ -104,6 +117,8 @@ impl Fields {
         rq_sector: ABSENT,
         disk_major: ABSENT,
         disk_first_minor: ABSENT,
+        insert: RequestFields::ABSENT,
+        requeue: RequestFields::ABSENT,
         issue: RequestFields::ABSENT,
         complete: RequestFields::ABSENT,
     };
@@ -127,20 +142,23 @@ pub struct BlockIoRecord {
     pub operation: u32,
     /// The error as the tracepoint gives it: zero for success, a negative errno, or a positive `blk_status_t`.
     pub error: i32,
-    /// Process (thread-group) id that issued the request; zero where it was issued by the kernel outside any process.
+    /// Process (thread-group) id that the request belongs to: it inserted the request into a scheduler's queue, or issued it;
+    /// zero where the kernel did outside any process.
     pub pid: u32,
     /// While only one request in so many is tracked, that number; else one.
     pub one_in: u32,
-    /// Command name of the issuer.
+    /// Cgroup id (version 2 hierarchy) of that process at that time; zero where unknown.
+    pub cgroup: u64,
+    /// Command name of that process.
     pub comm: [u8; COMM_LEN],
 }
 
-const _: () = assert!(size_of::<BlockIoRecord>() == 3 * 8 + 6 * 4 + COMM_LEN);
+const _: () = assert!(size_of::<BlockIoRecord>() == 4 * 8 + 6 * 4 + COMM_LEN);
 
 // SAFETY: repr(C), integers and byte arrays only, the size assertion above excludes padding.
 unsafe impl Record for BlockIoRecord {}
 
-const _: () = assert!(size_of::<Fields>() == 19 * 2);
+const _: () = assert!(size_of::<Fields>() == 32 * 2);
 
 // SAFETY: repr(C), 16-bit integers only.
 unsafe impl Global for Fields {}

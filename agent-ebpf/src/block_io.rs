@@ -3,6 +3,9 @@
 //! Three ways to see the same. BTF and raw tracepoints are cheaper and key a request by its address, but need offsets from the
 //! kernel's BTF; the first read its structures by plain loads, the second through a helper. Ordinary tracepoints need only
 //! their `format` files, but key by device and sector. The loader attaches one of the three.
+//!
+//! A request belongs to the process that inserted it into a scheduler's queue, where one did, because it may be issued by a
+//! worker of the kernel; else to the one that issued it. A request that goes back into the queue keeps its owner.
 
 #![no_std]
 #![no_main]
@@ -11,11 +14,12 @@
 
 use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, Operation, RequestFields};
 use agent_common::{ABSENT, COMM_LEN, Count};
-use agent_ebpf::{Fold, count, current_comm, current_process, field, global, monotonic_ns, send, trace};
+use agent_ebpf::{Fold, count, current_process, field, global, monotonic_ns, send, trace};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 
 /// Records of one CPU that pass each second.
@@ -28,15 +32,25 @@ static FIELDS: Fields = Fields::ABSENT;
 #[unsafe(no_mangle)]
 static SLOW_NS: u64 = 100_000_000;
 
+/// A request from the time it was inserted or issued until it is complete.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Start {
+struct InFlight {
+    /// When it was issued; before that [`INSERTED`] or [`REQUEUED`], and [`IDLE`] where no request has this address.
     ns: u64,
+    /// Cgroup id (version 2 hierarchy) of its owner.
+    cgroup: u64,
+    /// Process (thread-group) id of its owner.
     pid: u32,
     /// The requests that it stands for, itself included.
     one_in: u32,
+    /// Command name of its owner.
     comm: [u8; COMM_LEN],
 }
+
+const IDLE: u64 = 0;
+const INSERTED: u64 = 1;
+const REQUEUED: u64 = 2;
 
 #[derive(Clone, Copy)]
 struct Request {
@@ -46,9 +60,19 @@ struct Request {
     bytes: u32,
 }
 
-/// Requests that were issued and are not complete.
+/// Requests under way. Those keyed by address stay when they are complete, as the kernel uses the same few structures again and
+/// again: finding an entry costs less than making and removing one.
 #[map]
-static IN_FLIGHT: HashMap<u64, Start> = HashMap::with_max_entries(8192, 0);
+static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(8192, 0);
+
+/// One since there was no room in `IN_FLIGHT` and entries are removed on completion; user space removes the idle ones, then
+/// writes 2.
+#[map]
+static CROWDED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Requests keyed by place that were inserted and not issued. A merge changes places, so the oldest make room.
+#[map]
+static WAITING: LruHashMap<u64, InFlight> = LruHashMap::with_max_entries(1024, 0);
 
 /// Latencies by device and operation.
 #[map]
@@ -66,10 +90,28 @@ static SAMPLING: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static LIMIT: PerCpuArray<Fold> = PerCpuArray::with_max_entries(1, 0);
 
+/// BTF tracepoint `block_rq_insert`
+#[btf_tracepoint(function = "block_rq_insert")]
+pub fn block_rq_insert_btf(ctx: BtfTracePointContext) -> i32 {
+    inserted::<Loaded>(if global!(FIELDS.insert_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
+/// BTF tracepoint `block_rq_requeue`
+#[btf_tracepoint(function = "block_rq_requeue")]
+pub fn block_rq_requeue_btf(ctx: BtfTracePointContext) -> i32 {
+    requeued(if global!(FIELDS.requeue_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
+/// BTF tracepoint `block_rq_merge`
+#[btf_tracepoint(function = "block_rq_merge")]
+pub fn block_rq_merge_btf(ctx: BtfTracePointContext) -> i32 {
+    merged(if global!(FIELDS.merge_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
 /// BTF tracepoint `block_rq_issue`
 #[btf_tracepoint(function = "block_rq_issue")]
 pub fn block_rq_issue_btf(ctx: BtfTracePointContext) -> i32 {
-    issued::<Loaded>(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
+    issued::<Loaded>(if global!(FIELDS.issue_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
 }
 
 /// BTF tracepoint `block_rq_complete`
@@ -78,10 +120,28 @@ pub fn block_rq_complete_btf(ctx: BtfTracePointContext) -> i32 {
     completed::<Loaded>(&ctx, ctx.arg(0), ctx.arg::<u64>(1) as i32, ctx.arg::<u64>(2) as u32)
 }
 
+/// Raw `block_rq_insert`
+#[raw_tracepoint(tracepoint = "block_rq_insert")]
+pub fn block_rq_insert_raw(ctx: RawTracePointContext) -> i32 {
+    inserted::<Copied>(if global!(FIELDS.insert_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
+/// Raw `block_rq_requeue`
+#[raw_tracepoint(tracepoint = "block_rq_requeue")]
+pub fn block_rq_requeue_raw(ctx: RawTracePointContext) -> i32 {
+    requeued(if global!(FIELDS.requeue_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
+/// Raw `block_rq_merge`
+#[raw_tracepoint(tracepoint = "block_rq_merge")]
+pub fn block_rq_merge_raw(ctx: RawTracePointContext) -> i32 {
+    merged(if global!(FIELDS.merge_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
+}
+
 /// Raw `block_rq_issue`
 #[raw_tracepoint(tracepoint = "block_rq_issue")]
 pub fn block_rq_issue_raw(ctx: RawTracePointContext) -> i32 {
-    issued::<Copied>(if global!(FIELDS).issue_rq_argument == 0 { ctx.arg(0) } else { ctx.arg(1) })
+    issued::<Copied>(if global!(FIELDS.issue_rq_argument) == 0 { ctx.arg(0) } else { ctx.arg(1) })
 }
 
 /// Raw `block_rq_complete`
@@ -119,102 +179,236 @@ impl Memory for Loaded {
 }
 
 #[inline(always)]
+fn inserted<M: Memory>(rq: u64) -> i32 {
+    if let Some(one_in) = one_in(|| M::member(rq, global!(FIELDS.rq_sector)))
+        && let Some(entry) = entry(rq)
+    {
+        if entry.ns != REQUEUED {
+            entry.own(one_in);
+        }
+        entry.ns = INSERTED;
+    }
+    0
+}
+
+#[inline(always)]
 fn issued<M: Memory>(rq: u64) -> i32 {
-    issue(rq, || M::member(rq, global!(FIELDS).rq_sector))
+    if let Some(one_in) = one_in(|| M::member(rq, global!(FIELDS.rq_sector)))
+        && let Some(entry) = entry(rq)
+    {
+        // What else is there is from a request whose completion was not seen.
+        if entry.ns != INSERTED && entry.ns != REQUEUED {
+            entry.own(one_in);
+        }
+        entry.ns = monotonic_ns();
+    }
+    0
+}
+
+/// The driver gave the request back: it keeps its owner.
+#[inline(always)]
+fn requeued(rq: u64) -> i32 {
+    if let Some(entry) = known(rq)
+        && entry.ns > REQUEUED
+    {
+        entry.ns = REQUEUED;
+    }
+    0
+}
+
+/// The request has become a part of another one.
+#[inline(always)]
+fn merged(rq: u64) -> i32 {
+    if let Some(entry) = known(rq) {
+        entry.ns = IDLE;
+    }
+    0
+}
+
+/// The entry of the request at `rq`, where there is one.
+#[inline(always)]
+fn known(rq: u64) -> Option<&'static mut InFlight> {
+    // SAFETY: the verifier checks the pointer; of the stations of one request, each comes after the one before.
+    IN_FLIGHT.get_ptr_mut(rq).map(|entry| unsafe { &mut *entry })
+}
+
+/// The entry of the request at `rq`, made where there is none.
+#[inline(always)]
+fn entry(rq: u64) -> Option<&'static mut InFlight> {
+    let found = known(rq);
+    if found.is_some() {
+        return found;
+    }
+    if IN_FLIGHT.insert(rq, &InFlight::NONE, 0).is_err() {
+        count(Count::Untracked);
+        let _ = CROWDED.set(0, 1, 0);
+        return None;
+    }
+    known(rq)
 }
 
 #[inline(always)]
 fn completed<M: Memory>(ctx: &impl EbpfContext, rq: u64, error: i32, completed: u32) -> i32 {
-    let fields = global!(FIELDS);
-    let bytes: u32 = M::member(rq, fields.rq_data_len);
+    let entry = known(rq);
+    if error == 0 && entry.as_ref().is_none_or(|entry| entry.ns <= REQUEUED) {
+        if let Some(entry) = entry {
+            entry.ns = IDLE;
+        }
+        return 0;
+    }
+    let bytes: u32 = M::member(rq, global!(FIELDS.rq_data_len));
     if error == 0 && completed < bytes {
         // Part of the request; the rest completes later.
         return 0;
     }
-    let disk: u64 = if fields.q_disk == ABSENT {
-        M::member(rq, fields.rq_disk)
+    let disk: u64 = if global!(FIELDS.q_disk) == ABSENT {
+        M::member(rq, global!(FIELDS.rq_disk))
     } else {
-        M::member(M::member(rq, fields.rq_q), fields.q_disk)
+        M::member(M::member(rq, global!(FIELDS.rq_q)), global!(FIELDS.q_disk))
     };
-    let device = M::member::<u32>(disk, fields.disk_major) << 20 | M::member::<u32>(disk, fields.disk_first_minor);
-    let operation = match M::member::<u32>(rq, fields.rq_cmd_flags) & 0xff {
+    let device =
+        M::member::<u32>(disk, global!(FIELDS.disk_major)) << 20 | M::member::<u32>(disk, global!(FIELDS.disk_first_minor));
+    let operation = match M::member::<u32>(rq, global!(FIELDS.rq_cmd_flags)) & 0xff {
         0 => Operation::Read,
         1 => Operation::Write,
         2 => Operation::Flush,
         3 | 5 => Operation::Discard,
         _ => Operation::Other,
     };
-    complete(ctx, rq, error, Request { device, operation, sector: M::member(rq, fields.rq_sector), bytes })
+    let request = Request { device, operation, sector: M::member(rq, global!(FIELDS.rq_sector)), bytes };
+    match entry {
+        // The owner in an idle entry is that of an earlier request.
+        Some(entry) if entry.ns != IDLE => {
+            complete(ctx, entry, error, request);
+            entry.ns = IDLE;
+            // SAFETY: the verifier checks the pointer; a word is read whole.
+            if CROWDED.get_ptr(0).is_some_and(|crowded| unsafe { crowded.read_volatile() } != 0) {
+                let _ = IN_FLIGHT.remove(rq);
+            }
+        }
+        _ => complete(ctx, &InFlight::NONE, error, request),
+    }
+    0
+}
+
+/// `block/block_rq_insert`
+#[tracepoint]
+pub fn block_rq_insert(ctx: TracePointContext) -> u32 {
+    let request = request(&ctx, &global!(FIELDS.insert));
+    let key = key_of(&request);
+    // SAFETY: the verifier checks the pointer; a word is read whole.
+    if WAITING.get_ptr(key).is_some_and(|waiting| unsafe { (*waiting).ns } == REQUEUED) {
+        return 0;
+    }
+    if let Some(one_in) = one_in(|| key) {
+        let mut entry = InFlight::NONE;
+        entry.own(one_in);
+        entry.ns = INSERTED;
+        let _ = WAITING.insert(key, &entry, 0);
+    }
+    0
 }
 
 /// `block/block_rq_issue`
 #[tracepoint]
 pub fn block_rq_issue(ctx: TracePointContext) -> u32 {
-    let request = request(&ctx, &global!(FIELDS).issue);
-    issue(key_of(&request), || request.sector);
+    let request = request(&ctx, &global!(FIELDS.issue));
+    let key = key_of(&request);
+    let Some(one_in) = one_in(|| key) else { return 0 };
+    let mut entry = InFlight::NONE;
+    match WAITING.get_ptr(key) {
+        Some(waiting) => {
+            // SAFETY: the verifier checks the pointer; the request is not inserted again while it is issued.
+            entry = unsafe { *waiting };
+            let _ = WAITING.remove(key);
+        }
+        None => entry.own(one_in),
+    }
+    entry.ns = monotonic_ns();
+    if IN_FLIGHT.insert(key, &entry, 0).is_err() {
+        count(Count::Untracked);
+    }
+    0
+}
+
+/// `block/block_rq_requeue`
+#[tracepoint]
+pub fn block_rq_requeue(ctx: TracePointContext) -> u32 {
+    let key = key_of(&request(&ctx, &global!(FIELDS.requeue)));
+    if let Some(entry) = known(key) {
+        entry.ns = REQUEUED;
+        let _ = WAITING.insert(key, &*entry, 0);
+        let _ = IN_FLIGHT.remove(key);
+    }
     0
 }
 
 /// `block/block_rq_complete`
 #[tracepoint]
 pub fn block_rq_complete(ctx: TracePointContext) -> u32 {
-    let fields = global!(FIELDS).complete;
+    let fields = global!(FIELDS.complete);
     let request = request(&ctx, &fields);
     let error = field(&ctx, fields.error, 0_i32);
-    complete(&ctx, key_of(&request), error, request);
-    0
-}
-
-#[inline(always)]
-fn issue(key: u64, sector: impl FnOnce() -> u64) -> i32 {
-    let one_in = one_in();
-    let ns = monotonic_ns();
-    if one_in > 1 && !selected(key, sector(), ns, one_in) {
-        return 0;
-    }
-    let start = Start { ns, pid: current_process(), one_in, comm: current_comm() };
-    if IN_FLIGHT.insert(key, &start, 0).is_err() {
-        count(Count::Untracked);
+    let key = key_of(&request);
+    match known(key) {
+        Some(entry) => {
+            complete(&ctx, entry, error, request);
+            let _ = IN_FLIGHT.remove(key);
+        }
+        None if error == 0 => {}
+        None => complete(&ctx, &InFlight::NONE, error, request),
     }
     0
 }
 
-/// One request in so many is to be tracked.
+impl InFlight {
+    const NONE: Self = Self { ns: IDLE, cgroup: 0, pid: 0, one_in: 1, comm: [0; COMM_LEN] };
+
+    /// Makes the current task its owner.
+    #[inline(always)]
+    fn own(&mut self, one_in: u32) {
+        self.pid = current_process();
+        self.one_in = one_in;
+        // SAFETY: the helper has no preconditions.
+        self.cgroup = unsafe { bpf_get_current_cgroup_id() };
+        // Straight into the map: aya's own way to call this helper copies.
+        // SAFETY: the verifier checks the place and the length.
+        unsafe { bpf_get_current_comm((&raw mut self.comm).cast(), COMM_LEN as u32) };
+    }
+}
+
+/// How many requests this one stands for, where it is to be tracked.
 #[inline(always)]
-fn one_in() -> u32 {
+fn one_in(place: impl FnOnce() -> u64) -> Option<u32> {
     // SAFETY: the verifier checks the pointer; a word is read whole.
-    SAMPLING.get_ptr(0).map_or(1, |one_in| unsafe { one_in.read_volatile() }).max(1)
+    let one_in = SAMPLING.get_ptr(0).map_or(1, |one_in| unsafe { one_in.read_volatile() });
+    if one_in <= 1 {
+        return Some(1);
+    }
+    selected(place(), monotonic_ns(), one_in).then_some(one_in)
 }
 
-/// Whether this request is the one in so many. The answer is the same at each of its stations, and another one for the same
-/// place and request structure some 17 seconds later.
+/// Whether this request is the one in so many. The answer is the same at each of its stations, as these follow each other
+/// within the four seconds or so after which a place is asked about anew.
 #[inline(always)]
-fn selected(key: u64, sector: u64, now: u64, one_in: u32) -> bool {
+fn selected(place: u64, now: u64, one_in: u32) -> bool {
     // Knuth's multiplicative hash, whose upper bits are the good ones.
-    let mixed = (key ^ sector.rotate_left(24) ^ (now >> 34).rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (place ^ (now >> 32).rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed >> 32) as u32).is_multiple_of(one_in)
 }
 
 #[inline(always)]
-fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i32 {
+fn complete(ctx: &impl EbpfContext, entry: &InFlight, error: i32, request: Request) {
     let now = monotonic_ns();
-    let start = IN_FLIGHT.get_ptr(key).map(|start| {
-        // SAFETY: the verifier checks the pointer; the request is ours until its completion, which is now.
-        let start = unsafe { *start };
-        let _ = IN_FLIGHT.remove(key);
-        start
-    });
-    // Issued before the probe was attached, or not tracked: there is no latency to tell, but a failure counts.
-    if start.is_none() && error == 0 {
-        return 0;
+    // Of a request that was issued before the probe was attached, or not tracked, or failed before it was issued, there is no
+    // latency to tell.
+    let issued = if entry.ns > REQUEUED { entry.ns } else { now };
+    let latency_ns = now.saturating_sub(issued);
+    if entry.ns > REQUEUED {
+        record_latency(&request, latency_ns, entry.one_in);
     }
-    if let Some(start) = &start {
-        record_latency(&request, now.saturating_sub(start.ns), start.one_in);
-    }
-    let start = start.unwrap_or(Start { ns: now, pid: 0, one_in: 1, comm: [0; COMM_LEN] });
-    let latency_ns = now.saturating_sub(start.ns);
     if (latency_ns < global!(SLOW_NS) && error == 0) || !admitted(now) {
-        return 0;
+        return;
     }
     trace!(ctx, "block_rq_complete: device {:x}, {} us, error {}", request.device, latency_ns / 1000, error);
     send::<BlockIoRecord>(ctx, |record| {
@@ -226,12 +420,12 @@ fn complete(ctx: &impl EbpfContext, key: u64, error: i32, request: Request) -> i
             device: request.device,
             operation: request.operation as u32,
             error,
-            pid: start.pid,
-            one_in: start.one_in,
-            comm: start.comm,
+            pid: entry.pid,
+            one_in: entry.one_in,
+            cgroup: entry.cgroup,
+            comm: entry.comm,
         });
     });
-    0
 }
 
 #[inline(always)]

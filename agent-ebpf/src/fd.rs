@@ -39,8 +39,7 @@ static PROCESSES: LruHashMap<u32, State> = LruHashMap::with_max_entries(2048, 0)
 /// `syscalls/sys_exit_*`
 #[tracepoint]
 pub fn sys_exit(ctx: TracePointContext) -> u32 {
-    let fields = global!(FIELDS);
-    let result: i64 = field(&ctx, fields.ret, 0);
+    let result: i64 = field(&ctx, global!(FIELDS.ret), 0);
     let refused = result == -EMFILE || result == -ENFILE;
     if result < 0 && !refused {
         return 0;
@@ -76,7 +75,7 @@ pub fn sys_exit(ctx: TracePointContext) -> u32 {
             pid,
             errno: if result == -ENFILE { ENFILE as u32 } else { EMFILE as u32 },
             count: events,
-            syscall: field(&ctx, fields.syscall_nr, 0),
+            syscall: field(&ctx, global!(FIELDS.syscall_nr), 0),
             comm: current_comm(),
         });
     });

@@ -178,12 +178,13 @@ pub fn monotonic_ns() -> u64 {
     unsafe { helpers::bpf_ktime_get_ns() }
 }
 
-/// Reads a global that the loader may have overwritten, which the compiler must not fold away.
+/// Reads a global that the loader may have overwritten, or a member of one, which the compiler must not fold away. What is
+/// read is loaded at every run, so a program asks for the members that it needs.
 #[macro_export]
 macro_rules! global {
-    ($name:ident) => {
+    ($($place:tt)+) => {
         // SAFETY: a reference to an initialised static.
-        unsafe { core::ptr::read_volatile(&raw const $name) }
+        unsafe { core::ptr::read_volatile(&raw const $($place)+) }
     };
 }
 

@@ -35,15 +35,14 @@ static CONNECTIONS: LruHashMap<Connection, State> = LruHashMap::with_max_entries
 /// `tcp/tcp_retransmit_skb`
 #[tracepoint]
 pub fn tcp_retransmit_skb(ctx: TracePointContext) -> u32 {
-    let fields = global!(FIELDS);
-    if field(&ctx, fields.err, 0_i32) != 0 {
+    if field(&ctx, global!(FIELDS.err), 0_i32) != 0 {
         return 0;
     }
     let connection = Connection {
-        local: field(&ctx, fields.saddr_v6, [0; 16]),
-        remote: field(&ctx, fields.daddr_v6, [0; 16]),
-        local_port: field(&ctx, fields.sport, 0),
-        remote_port: field(&ctx, fields.dport, 0),
+        local: field(&ctx, global!(FIELDS.saddr_v6), [0; 16]),
+        remote: field(&ctx, global!(FIELDS.daddr_v6), [0; 16]),
+        local_port: field(&ctx, global!(FIELDS.sport), 0),
+        remote_port: field(&ctx, global!(FIELDS.dport), 0),
         pad: 0,
     };
     let now = monotonic_ns();
@@ -69,7 +68,7 @@ pub fn tcp_retransmit_skb(ctx: TracePointContext) -> u32 {
             connection,
             total,
             count: events,
-            state: field(&ctx, fields.state, 0),
+            state: field(&ctx, global!(FIELDS.state), 0),
         });
     });
     0

@@ -1,5 +1,6 @@
 //! The host's file systems behind one type, so that a container or a test can point them elsewhere.
 
+mod cgroup;
 mod file;
 mod isolate;
 mod kmsg;

@@ -118,6 +118,21 @@ pub fn attach(
     results
 }
 
+/// Attaches a probe in its way number `rung` alone, counted from the best one on. Dropping it takes it out again.
+///
+/// # Errors
+/// Why this way does not work here, whether or not another one does.
+pub fn attach_by(row: &'static Row, rung: usize, kernel: &Kernel, settings: &config::Ebpf) -> Result<Attached, Unavailable> {
+    let find = row.rungs.get(rung).ok_or_else(|| {
+        Unavailable::new(format!("probe {} has {} ways to attach", row.name, row.rungs.len()), "ask for one of those")
+    })?;
+    let rung = find(kernel, settings)?;
+    let (kind, _) = Kind::choose(settings.transport);
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    climb(&mut loader, row, &rung, kind, false, &KernelTypes::new())
+}
+
 fn climb<'a>(
     loader: &mut EbpfLoader<'a>,
     row: &'static Row,
@@ -157,6 +172,11 @@ fn climb<'a>(
     // Last, so that the first event finds its way.
     for hook in &rung.hooks {
         hook.attach(&mut ebpf, types)?;
+    }
+    for hook in &rung.optional {
+        if let Err(Unavailable { why, .. }) = hook.attach(&mut ebpf, types) {
+            tracing::info!("probe {}: goes without a hook: {why}", row.name);
+        }
     }
     let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok()?.as_fd().try_clone_to_owned().ok());
     let counts = Counts { map: counts, programs: loaded.collect() };

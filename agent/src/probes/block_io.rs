@@ -1,11 +1,12 @@
 //! Probe `block_io`: latency of every block request, and the requests that were slow or failed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, RequestFields};
 use agent_common::{ABSENT, Record as _};
-use aya::maps::{Array, MapData, PerCpuHashMap};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
 
 use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
@@ -39,16 +40,48 @@ const LATENCY_P99: Metric = Metric::gauge(
 pub fn btf_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
     let hook = |program, name| Hook::BtfTracepoint { program, name };
     let hooks = vec![hook("block_rq_issue_btf", "block_rq_issue"), hook("block_rq_complete_btf", "block_rq_complete")];
-    let source = "BTF tracepoints block_rq_issue, block_rq_complete";
-    Ok(Rung::new(source, &structures(kernel)?, hooks).with("SLOW_NS", &slow_ns(settings)))
+    let optional = [
+        hook("block_rq_insert_btf", "block_rq_insert"),
+        hook("block_rq_requeue_btf", "block_rq_requeue"),
+        hook("block_rq_merge_btf", "block_rq_merge"),
+    ];
+    by_address("BTF tracepoints block_rq_issue, block_rq_complete", kernel, settings, hooks, optional)
 }
 
 /// Raw tracepoints, with the same offsets.
 pub fn raw_tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
     let hook = |program, name| Hook::RawTracepoint { program, name };
     let hooks = vec![hook("block_rq_issue_raw", "block_rq_issue"), hook("block_rq_complete_raw", "block_rq_complete")];
-    let source = "raw tracepoints block_rq_issue, block_rq_complete";
-    Ok(Rung::new(source, &structures(kernel)?, hooks).with("SLOW_NS", &slow_ns(settings)))
+    let optional = [
+        hook("block_rq_insert_raw", "block_rq_insert"),
+        hook("block_rq_requeue_raw", "block_rq_requeue"),
+        hook("block_rq_merge_raw", "block_rq_merge"),
+    ];
+    by_address("raw tracepoints block_rq_issue, block_rq_complete", kernel, settings, hooks, optional)
+}
+
+/// A rung whose programs key requests by address, with those of the optional tracepoints that the kernel has.
+fn by_address(
+    source: &'static str,
+    kernel: &Kernel,
+    settings: &config::Ebpf,
+    hooks: Vec<Hook>,
+    optional: [Hook; 3],
+) -> Result<Rung, Unavailable> {
+    const STATIONS: [&str; 3] = ["block_rq_insert", "block_rq_requeue", "block_rq_merge"];
+    let arguments = kernel.btf()?.raw_tracepoint_arguments(&[&STATIONS[..], &["block_rq_issue"]].concat());
+    let second = |tracepoint| u16::from(arguments.get(tracepoint) == Some(&2));
+    let [insert_rq_argument, requeue_rq_argument, merge_rq_argument] = STATIONS.map(second);
+    let fields = Fields {
+        insert_rq_argument,
+        requeue_rq_argument,
+        merge_rq_argument,
+        issue_rq_argument: second("block_rq_issue"),
+        ..structures(kernel)?
+    };
+    let there = STATIONS.into_iter().zip(optional).filter(|(station, _)| arguments.contains_key(station));
+    let optional = there.map(|(_, hook)| hook).collect();
+    Ok(Rung::new(source, &fields, hooks).and_optional(optional).with("SLOW_NS", &slow_ns(settings)))
 }
 
 /// Where the members of the kernel's structures are.
@@ -76,9 +109,7 @@ fn structures(kernel: &Kernel) -> Result<Fields, Unavailable> {
     if rq_disk == ABSENT {
         required("request_queue", "disk")?;
     }
-    let arguments = btf.raw_tracepoint_arguments("block_rq_issue");
     Ok(Fields {
-        issue_rq_argument: u16::from(arguments == Some(2)),
         rq_q: required("request", "q")?,
         rq_disk,
         q_disk: if rq_disk == ABSENT { q_disk } else { ABSENT },
@@ -103,10 +134,21 @@ pub fn tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Una
             error: format.offset("error", 4),
         })
     };
-    let fields = Fields { issue: fields("block_rq_issue")?, complete: fields("block_rq_complete")?, ..Fields::ABSENT };
+    let absent = |_| RequestFields::ABSENT;
+    let fields = Fields {
+        insert: fields("block_rq_insert").unwrap_or_else(absent),
+        requeue: fields("block_rq_requeue").unwrap_or_else(absent),
+        issue: fields("block_rq_issue")?,
+        complete: fields("block_rq_complete")?,
+        ..Fields::ABSENT
+    };
     let hook = |name: &'static str| Hook::Tracepoint { program: name, category: "block", name: name.into() };
     let hooks = vec![hook("block_rq_issue"), hook("block_rq_complete")];
-    Ok(Rung::new("tracepoints block/block_rq_issue, block/block_rq_complete", &fields, hooks).with("SLOW_NS", &slow_ns(settings)))
+    let optional = [("block_rq_insert", &fields.insert), ("block_rq_requeue", &fields.requeue)];
+    let optional = optional.into_iter().filter(|(_, layout)| **layout != RequestFields::ABSENT).map(|(name, _)| hook(name));
+    let optional = optional.collect();
+    let rung = Rung::new("tracepoints block/block_rq_issue, block/block_rq_complete", &fields, hooks);
+    Ok(rung.and_optional(optional).with("SLOW_NS", &slow_ns(settings)))
 }
 
 fn slow_ns(settings: &config::Ebpf) -> u64 {
@@ -123,8 +165,8 @@ pub fn build(host: &Host, settings: &config::Ebpf) -> Arc<dyn Probe> {
 struct BlockIo {
     host: Host,
     slow_ms: f64,
-    devices: Mutex<HashMap<u32, String>>,
-    histograms: Mutex<HashMap<(u32, u32), Seen>>,
+    devices: Mutex<BTreeMap<u32, String>>,
+    histograms: Mutex<BTreeMap<(u32, u32), Seen>>,
 }
 
 /// What the last sample saw of one histogram, and where its values go.
@@ -166,7 +208,8 @@ impl Probe for BlockIo {
     fn enrich(&self, record: &[u8], facts: &Facts) {
         let Some(record) = BlockIoRecord::from_bytes(record).filter(|record| record.pid != 0) else { return };
         let issuer = self.host.process(record.pid);
-        facts.evidence("cgroup", issuer.cgroup("blkio"));
+        // A process that has ended is in no cgroup any more, but was in one.
+        facts.evidence("cgroup", issuer.cgroup("blkio").or_else(|| self.host.cgroup_of_id(record.cgroup)));
         facts.evidence("command_line", issuer.command_line());
     }
 
@@ -198,12 +241,34 @@ impl Probe for BlockIo {
             let seen = histograms.entry(key.into()).or_insert_with(|| self.unseen(device, operation));
             seen.sample(buckets, samples);
         }
+        drop(histograms);
+        make_room(maps);
     }
 
     fn shed(&self, maps: &mut aya::Ebpf, one_in: u32) -> bool {
         let Some(Ok(mut sampling)) = maps.map_mut("SAMPLING").map(Array::<_, u32>::try_from) else { return false };
         sampling.set(0, one_in, 0).is_ok()
     }
+}
+
+/// A request under way as the kernel half keeps it, in words; the first is zero in an entry that waits for its next request.
+type InFlight = [u64; 5];
+
+/// Removes the entries of requests that are complete, where the kernel half found no room for a new one: those of devices that
+/// are gone would stay for ever. An entry that comes back into use at this moment costs one request its latency.
+fn make_room(maps: &aya::Ebpf) -> Option<()> {
+    let map = |name| match maps.map(name) {
+        Some(Map::HashMap(data) | Map::Array(data)) => MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok(),
+        _ => None,
+    };
+    let mut crowded = Array::<_, u32>::try_from(Map::Array(map("CROWDED")?)).ok()?;
+    if crowded.get(&0, 0).ok()? != 1 {
+        return None;
+    }
+    let mut requests = HashMap::<_, u64, InFlight>::try_from(Map::HashMap(map("IN_FLIGHT")?)).ok()?;
+    let idle: Vec<u64> = requests.iter().flatten().filter(|(_, [ns, ..])| *ns == 0).map(|(address, _)| address).collect();
+    idle.iter().for_each(|address| drop(requests.remove(address)));
+    crowded.set(0, 2, 0).ok()
 }
 
 /// A [`Histogram`] in words of the size that aya reads as they are.
@@ -343,5 +408,68 @@ mod tests {
     fn errors_have_their_names_in_both_forms() {
         assert_eq!(error_name(-5), error_name(10));
         assert_eq!(error_name(-22), "errno 22");
+    }
+
+    /// Every way to attach the probe to this kernel that works, with its user half.
+    fn attached() -> Vec<(crate::probes::Attached, Arc<dyn Probe>)> {
+        let host = Host::new(config::HostRoots::default());
+        let (kernel, settings) = (Kernel::new(host.clone()), config::Ebpf::default());
+        let row = crate::probes::PROBES.iter().find(|row| row.name == "block_io").unwrap();
+        let all = (0..row.rungs.len()).map(|rung| crate::probes::attach_by(row, rung, &kernel, &settings));
+        all.flatten().map(|attached| (attached, (row.build)(&host, &settings))).collect()
+    }
+
+    /// Reads `count` blocks past the page cache, one after the other; the requests that the probe says the device has completed.
+    fn counted(attached: &crate::probes::Attached, probe: &dyn Probe, disk: &xtask::faults::RamDisk, count: u64) -> f64 {
+        let device = disk.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let total = || {
+            let mut samples = Vec::new();
+            probe.sample(&attached.ebpf, &mut samples);
+            let labels = Labels::new().with("device", device.clone()).with("operation", "read");
+            let series = SeriesKey::new(&REQUESTS, labels);
+            samples.iter().find(|sample| sample.series == series).map_or(0.0, |sample| sample.value)
+        };
+        let before = total();
+        let (of, blocks) = (format!("if={}", disk.path().display()), format!("count={count}"));
+        let done = std::process::Command::new("dd").args([&of, "of=/dev/null", "bs=4096", "iflag=direct", &blocks]).output();
+        assert!(done.unwrap().status.success());
+        total() - before
+    }
+
+    #[test]
+    fn a_sample_of_the_requests_estimates_all() {
+        if xtask::faults::needs_root() {
+            return;
+        }
+        let disk = xtask::faults::RamDisk::attach(16 << 20).unwrap();
+        for (mut attached, probe) in attached() {
+            assert_eq!(counted(&attached, &*probe, &disk, 4096), 4096.0, "{}", attached.source);
+            assert!(probe.shed(&mut attached.ebpf, 8));
+            let estimate = counted(&attached, &*probe, &disk, 4096);
+            // Five standard deviations of a binomial distribution: 8 * sqrt(4096 * 1/8 * 7/8) * 5.
+            assert!((4096.0 - 850.0..4096.0 + 850.0).contains(&estimate), "{}: {estimate}", attached.source);
+            assert!(probe.shed(&mut attached.ebpf, 1));
+            assert_eq!(counted(&attached, &*probe, &disk, 64), 64.0, "{}", attached.source);
+        }
+    }
+
+    #[test]
+    fn entries_of_devices_that_are_gone_make_room() {
+        if xtask::faults::needs_root() {
+            return;
+        }
+        for (attached, probe) in attached().into_iter().filter(|(attached, _)| attached.source.contains("BTF")) {
+            let Some(Map::HashMap(data)) = attached.ebpf.map("IN_FLIGHT") else { panic!("no map") };
+            let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
+            let mut requests = HashMap::<_, u64, InFlight>::try_from(Map::HashMap(data)).unwrap();
+            let gone = (1..).take_while(|address| requests.insert(address, [0; 5], 0).is_ok()).count();
+            assert!(gone > 4096, "{gone}");
+            // A device whose structures are new to the probe.
+            let disk = xtask::faults::RamDisk::attach(16 << 20).unwrap();
+            counted(&attached, &*probe, &disk, 1);
+            assert!(attached.counts.get(agent_common::Count::Untracked) > 0);
+            assert_eq!(counted(&attached, &*probe, &disk, 64), 64.0);
+            assert!(requests.get(&1, 0).is_err(), "the entries that nobody uses are still there");
+        }
     }
 }

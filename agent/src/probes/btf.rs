@@ -91,27 +91,31 @@ impl Btf {
         found
     }
 
-    /// The number of arguments that a raw tracepoint's programs are given, from the typedef `btf_trace_NAME`.
-    pub fn raw_tracepoint_arguments(&self, tracepoint: &str) -> Option<u32> {
-        let name = format!("btf_trace_{tracepoint}");
-        let (mut pointer, mut prototype) = (None, None);
+    /// The number of arguments that the programs of each raw tracepoint are given, from the typedefs `btf_trace_NAME`. What the
+    /// kernel does not have is not in the answer.
+    pub fn raw_tracepoint_arguments<'a>(&self, tracepoints: &[&'a str]) -> HashMap<&'a str, u32> {
+        // From name to typedef to pointer to prototype; a type may come before what refers to it.
+        let mut pointers = HashMap::new();
         self.each_type(|_, kind| {
-            if kind.kind == KIND_TYPEDEF && self.string(kind.name_offset) == Some(name.as_bytes()) {
-                pointer = Some(kind.referred);
+            let name = if kind.kind == KIND_TYPEDEF { self.string(kind.name_offset) } else { None };
+            let Some(name) = name.and_then(|name| name.strip_prefix(b"btf_trace_")) else { return };
+            if let Some(tracepoint) = tracepoints.iter().find(|tracepoint| tracepoint.as_bytes() == name) {
+                pointers.entry(kind.referred).or_insert_with(Vec::new).push(*tracepoint);
             }
         });
-        let pointer = pointer?;
+        let mut prototypes = HashMap::new();
         self.each_type(|id, kind| {
-            if id == pointer {
-                prototype = Some(kind.referred);
+            if let Some(tracepoints) = pointers.get(&id) {
+                prototypes.entry(kind.referred).or_insert_with(Vec::new).extend(tracepoints);
             }
         });
-        let prototype = prototype?;
-        let mut arguments = None;
+        let mut arguments = HashMap::new();
         self.each_type(|id, kind| {
-            if id == prototype && kind.kind == KIND_FUNC_PROTO {
-                // The first is the tracepoint's private data, which programs do not see.
-                arguments = kind.members.checked_sub(1);
+            // The first is the tracepoint's private data, which programs do not see.
+            if let (KIND_FUNC_PROTO, Some(tracepoints), Some(count)) =
+                (kind.kind, prototypes.get(&id), kind.members.checked_sub(1))
+            {
+                arguments.extend(tracepoints.iter().map(|tracepoint| (*tracepoint, count)));
             }
         });
         arguments
@@ -227,8 +231,7 @@ mod tests {
     #[test]
     fn arguments_of_a_raw_tracepoint_leave_out_the_private_one() {
         let btf = Btf::new(sample()).unwrap();
-        assert_eq!(btf.raw_tracepoint_arguments("x"), Some(2));
-        assert_eq!(btf.raw_tracepoint_arguments("y"), None);
+        assert_eq!(btf.raw_tracepoint_arguments(&["x", "y"]), HashMap::from([("x", 2)]));
     }
 
     #[test]
@@ -244,7 +247,7 @@ mod tests {
             bytes[at] ^= 0xff;
             if let Some(btf) = Btf::new(bytes) {
                 btf.member_offsets(&[("request", "__data_len")]);
-                btf.raw_tracepoint_arguments("x");
+                btf.raw_tracepoint_arguments(&["x"]);
             }
         }
     }
@@ -257,6 +260,6 @@ mod tests {
         };
         let found = btf.member_offsets(&[("request", "__sector"), ("gendisk", "major")]);
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(matches!(btf.raw_tracepoint_arguments("block_rq_complete"), Some(3)));
+        assert!(btf.raw_tracepoint_arguments(&["block_rq_complete"]).get("block_rq_complete") == Some(&3));
     }
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agent_common::Global;
-pub use attach::{Attached, Refused, attach};
+pub use attach::{Attached, Refused, attach, attach_by};
 pub use reader::{METRICS, ProbeReader, Seen, Stop};
 use serde_json::Value;
 
@@ -198,12 +198,21 @@ pub struct Rung {
     pub globals: Vec<(&'static str, Vec<u8>)>,
     /// Where its programs go. All of them must attach.
     pub hooks: Vec<Hook>,
+    /// Where programs go that make it tell more; each of them may fail.
+    pub optional: Vec<Hook>,
 }
 
 impl Rung {
     /// A rung that hands `fields` to the kernel half.
     pub fn new(source: &'static str, fields: &impl Global, hooks: Vec<Hook>) -> Self {
-        Self { source, globals: vec![("FIELDS", fields.as_bytes().to_vec())], hooks }
+        Self { source, globals: vec![("FIELDS", fields.as_bytes().to_vec())], hooks, optional: Vec::new() }
+    }
+
+    /// The same, with hooks that it can do without.
+    #[must_use]
+    pub fn and_optional(mut self, hooks: Vec<Hook>) -> Self {
+        self.optional = hooks;
+        self
     }
 
     /// The same, and the static `name` set to `value`.

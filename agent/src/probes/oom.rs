@@ -108,7 +108,8 @@ impl Probe for Oom {
         }
         facts.evidence("parent_pid", victim.parent());
         if record.trigger_pid != record.victim_pid {
-            facts.evidence("trigger_cgroup", self.host.process(record.trigger_pid).cgroup("memory"));
+            let cgroup = self.host.process(record.trigger_pid).cgroup("memory");
+            facts.evidence("trigger_cgroup", cgroup.or_else(|| self.host.cgroup_of_id(record.trigger_cgroup)));
         }
         let report = self.report(record.victim_pid);
         // In version 1 hierarchies a task that exits has been moved to the root, so procfs comes second; and the root is no
