@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::host::Text;
-use crate::model::{Sample, SeriesKey};
+use crate::model::{KernelEvent, Sample, SeriesKey};
 
 /// What stood in no line where it should: "a number of kB".
 pub type Expected = &'static str;
@@ -14,6 +14,8 @@ pub struct Batch {
     at: Instant,
     /// The samples.
     pub samples: Vec<Sample>,
+    /// What the kernel did, as far as this run shows it; what becomes of that is decided where probes and logs are known, too.
+    pub events: Vec<KernelEvent>,
     /// Lines or values that could not be read, and were left out.
     pub skipped: u64,
     /// The first of them, in words: file, line, what was expected.
@@ -23,7 +25,7 @@ pub struct Batch {
 impl Batch {
     /// Nothing yet. `at` is the time of the run, between two of which rates are computed.
     pub fn new(at: Instant) -> Self {
-        Self { at, samples: Vec::new(), skipped: 0, first_skip: None }
+        Self { at, samples: Vec::new(), events: Vec::new(), skipped: 0, first_skip: None }
     }
 
     /// The time of the run.

@@ -1,8 +1,14 @@
 //! What happens on the block devices: `/proc/diskstats`, described in Documentation/admin-guide/iostats.rst.
 //!
 //! Whole devices that have done something since boot; partitions are left out, and so are loop devices and RAM disks, whose
-//! work shows on what lies below. Means only: tails need the `block_io` probe.
+//! work shows on what lies below. Means only: tails need the `block_io` probe. Where a mean is above the limit of single requests,
+//! that is an event; see `slow`.
 
+mod slow;
+
+use std::time::Duration;
+
+use self::slow::{Slow, Work};
 use super::entities::Entities;
 use super::interval::{Counters, percent};
 use super::text::{fields, lossy};
@@ -15,7 +21,7 @@ pub const ROW: Row = Row {
     summary: "bytes, operations, waiting time and utilization of block devices",
     source: "/proc/diskstats",
     interval: |config| config.agent.collect_interval,
-    build: |_, host| Box::new(DiskIo::new(host)),
+    build: |config, host| Box::new(DiskIo::new(host, config.ebpf.block_io_slow)),
     metrics: METRICS,
 };
 
@@ -46,6 +52,7 @@ struct DiskIo {
     diskstats: ProcFile,
     /// By name; `None` for a device that is left out.
     devices: Entities<Vec<u8>, Option<Device>>,
+    slow: Slow,
 }
 
 struct Device {
@@ -57,19 +64,20 @@ struct Device {
 }
 
 impl DiskIo {
-    fn new(host: &Host) -> Self {
-        Self { host: host.clone(), diskstats: ProcFile::new(host.procfs("diskstats")), devices: Entities::default() }
+    fn new(host: &Host, limit: Duration) -> Self {
+        let diskstats = ProcFile::new(host.procfs("diskstats"));
+        Self { host: host.clone(), diskstats, devices: Entities::default(), slow: Slow::new(host, limit) }
     }
 }
 
 impl Collector for DiskIo {
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        let Self { host, diskstats, devices } = self;
+        let Self { host, diskstats, devices, slow } = self;
         let text = diskstats.read()?;
         // A host that has no block device at all is no mistake.
         if !text.is_empty() {
             batch.lines(text, |batch, line| {
-                let (name, stats) = parse_line(line)?;
+                let (name, stats, work) = parse_line(line)?;
                 if stats.reads > 0 || stats.writes > 0 || stats.in_flight > 0 {
                     devices.see(
                         name,
@@ -77,10 +85,12 @@ impl Collector for DiskIo {
                         |device| device.iter_mut().for_each(|device| device.emit(batch, &stats)),
                     );
                 }
+                slow.see(batch, name, &work);
                 Ok(())
             });
         }
         devices.end_run();
+        slow.end_run();
         Ok(())
     }
 }
@@ -145,7 +155,7 @@ struct Stats {
 }
 
 /// One line: major, minor, name, and at least eleven numbers. 4.18 added four for discards, 5.5 two for flushes.
-fn parse_line(line: &[u8]) -> Result<(&[u8], Stats), Expected> {
+fn parse_line(line: &[u8]) -> Result<(&[u8], Stats, Work), Expected> {
     let mut rest = fields(line);
     rest.numbers::<2>().ok_or("a major and a minor number")?;
     let name = rest.next().ok_or("the name of a device")?;
@@ -163,7 +173,10 @@ fn parse_line(line: &[u8]) -> Result<(&[u8], Stats), Expected> {
         busy_millis,
         weighted_millis,
     };
-    Ok((name, stats))
+    let [discards, _, _, discard_millis] = rest.numbers().unwrap_or_default();
+    let [flushes, flush_millis] = rest.numbers().unwrap_or_default();
+    let completed = [(reads, read_millis), (writes, write_millis), (discards, discard_millis), (flushes, flush_millis)];
+    Ok((name, stats, Work { completed, in_flight }))
 }
 
 #[cfg(test)]
@@ -181,12 +194,14 @@ mod tests {
 
     #[test]
     fn lines_of_several_kernels_are_read() {
-        let (name, stats) = parse_line(OLD).unwrap();
+        let (name, stats, _) = parse_line(OLD).unwrap();
         assert_eq!(name, b"sda");
         assert_eq!((stats.reads, stats.in_flight, stats.weighted_millis), (85_212, 2, 762_514));
-        let (name, stats) = parse_line(NEW).unwrap();
+        let (name, stats, work) = parse_line(NEW).unwrap();
         assert_eq!(name, b"vda");
         assert_eq!((stats.sectors_written, stats.write_millis, stats.busy_millis), (9_527_392, 45_646, 14_088));
+        let completed = [(39_942, 34_874), (14_223, 45_646), (7154, 972), (1413, 86)];
+        assert_eq!(work, Work { completed, in_flight: 0 });
         // 2.6 kernels before 2.6.25 had seven columns for partitions.
         assert_eq!(parse_line(b"   3    1   hda1 35486 38030 38030 38030"), Err("eleven numbers"));
     }
@@ -195,7 +210,7 @@ mod tests {
     fn rates_are_what_iostat_shows() {
         let start = Instant::now();
         let mut device = Device::new(b"sda");
-        let (_, mut stats) = parse_line(OLD).unwrap();
+        let (_, mut stats, _) = parse_line(OLD).unwrap();
         device.emit(&mut Batch::new(start), &stats);
         stats.reads += 30;
         stats.read_millis += 60;
@@ -215,7 +230,7 @@ mod tests {
     fn a_counter_that_wraps_costs_its_rates_once() {
         let start = Instant::now();
         let mut device = Device::new(b"sda");
-        let (_, mut stats) = parse_line(OLD).unwrap();
+        let (_, mut stats, _) = parse_line(OLD).unwrap();
         device.emit(&mut Batch::new(start), &stats);
         stats.weighted_millis = 3;
         stats.reads += 1;

@@ -1,11 +1,12 @@
 //! Polled metrics: one file a family, one row in [`COLLECTORS`] each.
 //!
-//! A collector reads files of the host and gives samples. It decides nothing, keeps no history beyond what a rate needs, and
+//! A collector reads files of the host and gives samples, and events where the files show what a probe would have seen. It decides nothing, keeps no history beyond what a rate needs, and
 //! never waits: all collectors share one thread, and what can block goes through [`Host::isolate`].
 
 mod agent;
 mod batch;
 mod cpu;
+mod descriptors;
 mod disk;
 mod disk_io;
 mod entities;

@@ -1,8 +1,12 @@
 //! Network interfaces, and the host's TCP and sockets in total: `/proc/net/{dev,snmp,netstat,sockstat}`, described in
 //! proc_pid_net(5) and Documentation/networking/snmp_counter.rst, and `/sys/class/net`.
 //!
-//! Connections are not walked one by one: on a busy host that costs more than everything else together.
+//! Connections are not walked one by one: on a busy host that costs more than everything else together. The exception is a burst of
+//! segments that are sent again; see `retransmits`.
 
+mod retransmits;
+
+use self::retransmits::Retransmits;
 use super::entities::Entities;
 use super::interval::Counters;
 use super::text::{fields, lossy, number};
@@ -15,7 +19,7 @@ pub const ROW: Row = Row {
     summary: "interfaces, TCP, sockets",
     source: "/proc/1/net/{dev,snmp,netstat,sockstat}, /sys/class/net",
     interval: |config| config.collector.network_interval,
-    build: |_, host| Box::new(Network::new(host)),
+    build: |config, host| Box::new(Network::new(host, config.ebpf.tcp_retransmit_burst)),
     metrics: METRICS,
 };
 
@@ -68,6 +72,7 @@ struct Network {
     tcp_ext: [(&'static [u8], SeriesKey); 2],
     /// Sockets, orphans, connections in TIME-WAIT, memory.
     sockets: [SeriesKey; 4],
+    retransmits: Retransmits,
 }
 
 struct Interface {
@@ -133,7 +138,7 @@ impl Interface {
 }
 
 impl Network {
-    fn new(host: &Host) -> Self {
+    fn new(host: &Host, burst: u32) -> Self {
         let connections = |state| SeriesKey::new(&CONNECTIONS, Labels::new().with("state", state));
         Self {
             host: host.clone(),
@@ -153,6 +158,7 @@ impl Network {
             ],
             tcp_ext: [(b"ListenOverflows", plain(&LISTEN_OVERFLOWS)), (b"ListenDrops", plain(&LISTEN_DROPS))],
             sockets: [plain(&SOCKETS), plain(&ORPHANS), connections("time_wait"), plain(&TCP_MEMORY)],
+            retransmits: Retransmits::new(host, burst),
         }
     }
 
@@ -194,6 +200,14 @@ impl Network {
 
 impl Collector for Network {
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let result = self.collect_all(batch);
+        self.retransmits.judge(batch);
+        result
+    }
+}
+
+impl Network {
+    fn collect_all(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let results = [
             self.collect_interfaces(batch),
             self.snmp.read().map(|text| emit_columns(batch, text, b"Tcp", &self.tcp)),

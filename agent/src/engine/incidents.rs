@@ -47,6 +47,8 @@ pub struct Incident {
     pub count: u64,
     /// Kinds of sources that saw it.
     pub witnesses: BTreeSet<&'static str>,
+    /// Who should have seen it and did not, in sentences.
+    disagreements: Vec<String>,
     /// Whether silence ends it; otherwise an analyzer does.
     by_silence: bool,
     evidence: Evidence,
@@ -63,8 +65,12 @@ impl Incident {
         self.last_message = at;
         self.untold = 0;
         let mut evidence = self.evidence.clone();
-        if self.witnesses.len() > 1 {
+        // A condition of samples has no other witness.
+        if self.by_silence {
             evidence.insert("witnesses".into(), json!(self.witnesses));
+        }
+        if !self.disagreements.is_empty() {
+            evidence.insert("disagreement".into(), json!(self.disagreements.join("; ")));
         }
         Alert {
             id: self.id.clone(),
@@ -181,15 +187,23 @@ impl Incidents {
         let identity = (finding.metric, finding.labels.clone());
         let known = self.by_identity.get(&identity).copied();
         match (finding.phase, known.and_then(|serial| self.open.get_mut(&serial))) {
-            (Phase::Witnessed, incident) => {
+            (Phase::Witnessed, Some(incident)) => {
                 self.counts.witnessed += 1;
-                if let Some(incident) = incident {
-                    incident.witnesses.insert(finding.source);
-                    for (name, value) in finding.evidence {
-                        incident.evidence.entry(name).or_insert(value);
-                    }
+                incident.witnesses.insert(finding.source);
+                for (name, value) in finding.evidence {
+                    incident.evidence.entry(name).or_insert(value);
                 }
             }
+            // Each sentence is told once: that of the next event of the same subject says nothing new.
+            (Phase::Disputed, Some(incident)) => {
+                if !incident.disagreements.contains(&finding.message) {
+                    let message = format!("{}: {}", incident.message, finding.message);
+                    incident.disagreements.push(finding.message);
+                    alerts.push(incident.alert(at, Status::Updated, message));
+                    self.counts.updated += 1;
+                }
+            }
+            (Phase::Witnessed | Phase::Disputed, None) => {}
             (Phase::Cleared, Some(incident)) => {
                 incident.take(at, finding);
                 if let Some(serial) = known {
@@ -234,6 +248,7 @@ impl Incidents {
             last_seen: at,
             count: finding.count.max(1),
             witnesses: BTreeSet::from([finding.source]),
+            disagreements: Vec::new(),
             by_silence: finding.phase == Phase::Occurred,
             evidence,
             messages: 0,

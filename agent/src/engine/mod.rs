@@ -80,7 +80,7 @@ impl Engine {
             }
             Observation::Event(event) => self.each(|analyzer, findings| analyzer.event(at, &event, findings)),
             Observation::Log(record) => self.each(|analyzer, findings| analyzer.log(at, &record, findings)),
-            Observation::Source(state) => self.each(|analyzer, _| analyzer.source(&state)),
+            Observation::Source(state) => self.each(|analyzer, _| analyzer.source(at, &state)),
             Observation::Tick => {
                 self.sweep(at);
                 let store = &self.store;

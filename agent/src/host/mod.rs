@@ -1,6 +1,7 @@
 //! The host's file systems behind one type, so that a container or a test can point them elsewhere.
 
 mod cgroup;
+mod facts;
 mod file;
 mod isolate;
 mod kmsg;
@@ -11,12 +12,13 @@ mod sockets;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use facts::Tell;
 pub use file::{ProcFile, ReadError, Text};
 pub use isolate::{Isolate, Stuck};
 pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
 pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process};
-pub use sockets::SocketOwner;
+pub use sockets::{Retransmitting, SocketOwner};
 
 use crate::config::HostRoots;
 use crate::model::Timestamp;

@@ -109,6 +109,24 @@ impl Process {
         self.text("wchan").filter(|text| text != "0")
     }
 
+    /// How often the task has been scheduled away, by itself and by others: as long as this does not change, it has not run.
+    pub fn switches(&self) -> Option<u64> {
+        let status = self.text("status")?;
+        let count = |key| status.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+        Some(count("voluntary_ctxt_switches:")?.wrapping_add(count("nonvoluntary_ctxt_switches:")?))
+    }
+
+    /// The task `tid` of this process.
+    pub fn task(&self, tid: u32) -> Self {
+        Self { dir: self.dir.join("task").join(tid.to_string()) }
+    }
+
+    /// Ids of the process' threads.
+    pub fn threads(&self) -> impl Iterator<Item = u32> {
+        let entries = fs::read_dir(self.dir.join("task")).into_iter().flatten();
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    }
+
     /// Number of the system call that the process is in, where it is in one.
     pub fn syscall(&self) -> Option<u32> {
         self.text("syscall")?.split_whitespace().next()?.parse().ok()

@@ -4,6 +4,7 @@
 //! `/proc/PID/net` this works for all namespaces without entering them.
 
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Host;
@@ -20,6 +21,22 @@ pub struct SocketOwner {
     /// The socket.
     pub inode: u64,
 }
+
+/// A connection that waits for the answer to segments that it has sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retransmitting {
+    /// Its local end.
+    pub local: SocketAddr,
+    /// Its remote end.
+    pub remote: SocketAddr,
+    /// How often in a row its timer has expired.
+    pub timeouts: u64,
+    /// Who holds it.
+    pub owner: Option<SocketOwner>,
+}
+
+/// Most bytes of a table that are looked at for connections that send again: 100,000 connections or so.
+const MAX_TABLE: u64 = 16 << 20;
 
 /// One line of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +75,29 @@ impl Host {
         self.tcp_table(pid).into_iter().filter(connected).map(|entry| entry.remote).collect()
     }
 
+    /// Connections in the network namespace of PID 1 that have segments on the way a second time: up to `most` of them, and how
+    /// many there are. Reads the whole table, and may wait.
+    pub fn retransmitting(&self, most: usize) -> (Vec<Retransmitting>, usize) {
+        let (mut found, mut count) = (Vec::new(), 0);
+        for table in ["net/tcp", "net/tcp6"] {
+            let Ok(file) = std::fs::File::open(self.procfs_of_init(table)) else { continue };
+            let lines = BufReader::new(file.take(MAX_TABLE)).lines().map_while(Result::ok);
+            for (Entry { local, remote, inode }, timeouts) in lines.filter_map(|line| parse_retransmitting(&line)) {
+                count += 1;
+                if found.len() < most {
+                    found.push((Retransmitting { local, remote, timeouts, owner: None }, inode));
+                }
+            }
+        }
+        let namespace = self.process(1).network_namespace().unwrap_or_default();
+        let owned = found.into_iter().map(|(connection, inode)| {
+            // An inode of zero is a connection that nobody holds any more.
+            let owner = if inode == 0 { None } else { self.holder(inode, &namespace) };
+            Retransmitting { owner, ..connection }
+        });
+        (owned.collect(), count)
+    }
+
     fn holder(&self, inode: u64, namespace: &str) -> Option<SocketOwner> {
         // A socket may have been handed to a process in another namespace, so those come second.
         let (near, far): (Vec<u32>, Vec<u32>) =
@@ -82,6 +122,12 @@ fn parse_entry(line: &str) -> Option<Entry> {
     let mut fields = line.split_whitespace();
     let (local, remote) = (parse_end(fields.nth(1)?)?, parse_end(fields.next()?)?);
     Some(Entry { local, remote, inode: fields.nth(6)?.parse().ok()? })
+}
+
+/// An entry whose field `retrnsmt` is not zero, and that number.
+fn parse_retransmitting(line: &str) -> Option<(Entry, u64)> {
+    let timeouts = u64::from_str_radix(line.split_whitespace().nth(6)?, 16).ok().filter(|timeouts| *timeouts > 0)?;
+    Some((parse_entry(line)?, timeouts))
 }
 
 /// An address in words of 32 bits, each in the host's byte order, and a port.
@@ -131,6 +177,21 @@ mod tests {
         ] {
             assert_eq!(parse_entry(line), None, "{line:?}");
         }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_connection_that_sends_again_is_told_from_others() {
+        let line = |timeouts: &str| {
+            let numbers = format!("01 00000100:00000000 01:00000019 {timeouts}     0        0 12345 2 0 36 4 0 1 7");
+            parse_retransmitting(&format!("   0: 0100007F:1F90 0200007F:A3B4 {numbers}"))
+        };
+        assert_eq!(line("00000000"), None);
+        assert_eq!(line("0000000A").map(|(entry, timeouts)| (entry.inode, timeouts)), Some((12345, 10)));
+        assert_eq!(
+            parse_retransmitting("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"),
+            None
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{LogSource, Logged, Next};
 use crate::host::{Host, Kmsg, KmsgRead, KmsgRecord, Unavailable};
-use crate::model::LogRecord;
+use crate::model::{Evidence, LogRecord};
 
 /// Opens the kernel log at its end.
 pub fn open(host: &Host) -> Result<Box<dyn LogSource>, Unavailable> {
@@ -45,7 +45,13 @@ fn logged(expected: &mut Option<u64>, record: KmsgRecord) -> Logged {
     *expected = Some(record.sequence.saturating_add(1));
     // A process may write to the kernel log as well; its lines must not pass for the kernel's.
     let source = if record.facility == 0 { "kmsg" } else { "kmsg_user" };
-    let record = LogRecord { source, level: Some(record.level), sequence: Some(record.sequence), text: record.text };
+    let record = LogRecord {
+        source,
+        level: Some(record.level),
+        sequence: Some(record.sequence),
+        text: record.text,
+        facts: Evidence::new(),
+    };
     Logged { record, lost }
 }
 

@@ -5,7 +5,7 @@ use super::Labels;
 /// Facts that explain an alert, by name. Sorted, so that the same facts give the same bytes.
 pub type Evidence = serde_json::Map<String, serde_json::Value>;
 
-/// Something that the kernel did to somebody, as told by a probe or a log line.
+/// Something that the kernel did to somebody, as told by a probe or found by polling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelEvent {
     /// The metric that alerts about it carry: `kernel_oom_kill`, `kernel_hung_task`, `kernel_block_io_slow`,
@@ -21,6 +21,8 @@ pub struct KernelEvent {
     pub count: u64,
     /// One sentence for a human: who, what, how much.
     pub message: String,
+    /// Which kind of source saw it: `probe`, or `poll` for what a collector concluded from files that it read.
+    pub source: &'static str,
     /// Everything else that is known.
     pub evidence: Evidence,
 }

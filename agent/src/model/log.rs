@@ -1,5 +1,7 @@
 //! Log lines as observations.
 
+use super::Evidence;
+
 /// One record of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogRecord {
@@ -11,4 +13,6 @@ pub struct LogRecord {
     pub sequence: Option<u64>,
     /// The text without its terminator; bytes that were not UTF-8 are replaced.
     pub text: String,
+    /// What the host says of whom the line names, found out when the line was read; empty for most lines.
+    pub facts: Evidence,
 }

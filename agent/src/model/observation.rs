@@ -14,9 +14,10 @@ pub struct Samples {
 /// A source of a signal came or went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceState {
-    /// The signal: the stem of a probe's row (`oom`, `hung_task`, …).
+    /// The signal: the stem of a probe's row (`oom`, `hung_task`, …), or of a log's (`kmsg`).
     pub signal: &'static str,
-    /// Whether the signal's probe reports it now. While it does not, log lines and counters stand in for it.
+    /// Whether the signal's probe reports it now, or the log is read. While the probe does not, log lines, polling and counters stand
+    /// in for it; while the log is not read, nothing is expected of it.
     pub probed: bool,
 }
 

@@ -202,7 +202,7 @@ impl Probe for BlockIo {
             evidence.insert("error".into(), error_name(record.error).into());
             ("kernel_block_io_error", 1.0, None)
         };
-        Some(KernelEvent { metric, labels, value, threshold, count: 1, message: String::new(), evidence })
+        Some(KernelEvent { metric, labels, value, threshold, count: 1, message: String::new(), source: "probe", evidence })
     }
 
     fn enrich(&self, record: &[u8], facts: &Facts) {

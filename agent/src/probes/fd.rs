@@ -3,17 +3,15 @@
 //! The refusal leaves no trace in the kernel log, so without this probe only polling finds the processes near their limit.
 //! What the process has open, by kind and place, is read from procfs at that moment.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_common::Record as _;
 use agent_common::fd::{FdRecord, Fields};
-use serde_json::json;
 
 use super::tracefs::{Format, events_dir};
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
 use crate::config;
-use crate::host::{Descriptors, Host};
+use crate::host::Host;
 use crate::model::{Evidence, KernelEvent, Labels};
 
 /// System calls that give a descriptor, of those that a process at its limit makes again and again. Each one more makes a
@@ -73,7 +71,16 @@ impl Probe for Fd {
         let labels = Labels::new().with("pid", record.pid.to_string()).with("comm", comm(&record.comm));
         let metric = "kernel_fd_exhausted";
         let count = u64::from(record.count);
-        Some(KernelEvent { metric, labels, value: 0.0, threshold: None, count, message: String::new(), evidence })
+        Some(KernelEvent {
+            metric,
+            labels,
+            value: 0.0,
+            threshold: None,
+            count,
+            message: String::new(),
+            source: "probe",
+            evidence,
+        })
     }
 
     fn enrich(&self, record: &[u8], facts: &Facts) {
@@ -88,7 +95,7 @@ impl Probe for Fd {
             }
             if let Some(open) = process.descriptors() {
                 facts.value(open.kinds.values().sum::<u64>() as f64);
-                self.tell_kinds(&open, record.pid, facts);
+                self.host.descriptor_facts(record.pid, &open, &mut |name, fact| facts.evidence(name, Some(fact)));
             }
         } else if let Some((used, max)) = system_descriptors(&self.host) {
             facts.evidence("limit", Some(max));
@@ -107,23 +114,6 @@ impl Probe for Fd {
         let limit = event.threshold.map_or(String::new(), |limit| format!(" of {limit}"));
         let kind = text("commonest").map_or(String::new(), |kind| format!(", mostly {kind}"));
         format!("{} (pid {}) was refused a file descriptor: {scope}{limit} is reached{kind}", label("comm"), label("pid"))
-    }
-}
-
-impl Fd {
-    fn tell_kinds(&self, open: &Descriptors, pid: u32, facts: &Facts) {
-        facts.evidence("kinds", Some(json!(open.kinds)));
-        let Some((kind, count)) = open.commonest_kind() else { return };
-        facts.evidence("commonest", Some(format!("{kind} ({count})")));
-        facts.evidence("commonest_kind", Some(kind));
-        if let Some((directory, count)) = open.commonest_directory() {
-            facts.evidence("commonest_directory", Some(format!("{directory} ({count})")));
-        }
-        let peers = self.host.tcp_peers(pid, &open.sockets);
-        let mut by_peer = BTreeMap::<String, u64>::new();
-        peers.into_iter().for_each(|peer| *by_peer.entry(peer.to_string()).or_default() += 1);
-        let commonest = by_peer.into_iter().max_by_key(|(_, count)| *count);
-        facts.evidence("commonest_peer", commonest.map(|(peer, count)| format!("{peer} ({count})")));
     }
 }
 

@@ -60,7 +60,16 @@ impl Probe for HungTask {
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         let labels = Labels::new().with("pid", record.pid.to_string()).with("comm", comm(&record.comm));
         let metric = "kernel_hung_task";
-        Some(KernelEvent { metric, labels, value: 0.0, threshold: None, count: 1, message: String::new(), evidence })
+        Some(KernelEvent {
+            metric,
+            labels,
+            value: 0.0,
+            threshold: None,
+            count: 1,
+            message: String::new(),
+            source: "probe",
+            evidence,
+        })
     }
 
     fn enrich(&self, record: &[u8], facts: &Facts) {
@@ -73,16 +82,7 @@ impl Probe for HungTask {
             facts.value((limit + before) as f64);
             facts.threshold(limit as f64);
         }
-        facts.evidence("stack", task.stack());
-        facts.evidence("wchan", task.wchan());
-        facts.evidence("state", task.state());
-        facts.evidence("syscall", task.syscall());
-        facts.evidence("uid", task.uid());
-        facts.evidence("parent_pid", task.parent());
-        facts.evidence("cgroup", task.cgroup("memory"));
-        facts.evidence("process_pid", task.leader());
-        // Last, because a task that is blocked with its memory locked makes this wait with it.
-        facts.evidence("command_line", task.command_line());
+        task.blocked_facts(&mut |name, fact| facts.evidence(name, Some(fact)));
     }
 
     fn describe(&self, event: &KernelEvent) -> String {

@@ -89,7 +89,16 @@ impl Probe for Oom {
             labels.set("comm", victim);
         }
         let metric = "kernel_oom_kill";
-        Some(KernelEvent { metric, labels, value: 1.0, threshold: None, count: 1, message: String::new(), evidence })
+        Some(KernelEvent {
+            metric,
+            labels,
+            value: 1.0,
+            threshold: None,
+            count: 1,
+            message: String::new(),
+            source: "probe",
+            evidence,
+        })
     }
 
     fn enrich(&self, record: &[u8], facts: &Facts) {

@@ -78,7 +78,7 @@ impl Probe for TcpRetransmit {
         let metric = "kernel_tcp_retransmit";
         let count = u64::from(record.count);
         let value = f64::from(record.count);
-        Some(KernelEvent { metric, labels, value, threshold: None, count, message: String::new(), evidence })
+        Some(KernelEvent { metric, labels, value, threshold: None, count, message: String::new(), source: "probe", evidence })
     }
 
     fn enrich(&self, record: &[u8], facts: &Facts) {

@@ -7,7 +7,7 @@ use crate::collectors::running::{DURATION, SKIPPED, SUCCESS};
 use crate::collectors::{self, Batch, Collector, Row};
 use crate::config::Config;
 use crate::host::Host;
-use crate::model::{Labels, Sample, Samples, SeriesKey};
+use crate::model::{KernelEvent, Labels, Observation, Sample, Samples, SeriesKey};
 
 use super::stop::{LONGEST, StopFlag};
 
@@ -49,10 +49,15 @@ impl Collecting {
     }
 
     /// Collects until the flag is raised, or `emit` says `false` because nobody listens any more.
-    pub fn run(&mut self, stop: &StopFlag, emit: &mut dyn FnMut(Samples) -> bool) {
+    pub fn run(&mut self, stop: &StopFlag, emit: &mut dyn FnMut(Observation) -> bool) {
         loop {
             for scheduled in &mut self.schedule {
-                if scheduled.next <= Instant::now() && !emit(scheduled.run(&self.config, &self.host)) {
+                if scheduled.next > Instant::now() {
+                    continue;
+                }
+                let (samples, events) = scheduled.run(&self.config, &self.host);
+                let events = events.into_iter().map(|event| Observation::Event(Box::new(event)));
+                if !std::iter::once(Observation::Samples(samples)).chain(events).all(&mut *emit) {
                     return;
                 }
             }
@@ -67,7 +72,7 @@ impl Collecting {
 
 impl Scheduled {
     /// Runs the collector once, whatever it does, and sets its next time.
-    fn run(&mut self, config: &Config, host: &Host) -> Samples {
+    fn run(&mut self, config: &Config, host: &Host) -> (Samples, Vec<KernelEvent>) {
         let name = self.row.name;
         let started = Instant::now();
         let mut batch = Batch::new(started);
@@ -101,6 +106,6 @@ impl Scheduled {
         batch.samples.extend(own);
         // What was missed is not made up for.
         self.next = (self.next + self.interval).max(started + took) + self.penalty;
-        Samples { collector: name, values: batch.samples }
+        (Samples { collector: name, values: batch.samples }, batch.events)
     }
 }

@@ -83,7 +83,7 @@ impl Sources {
         let mut collecting = Collecting::new(config, &host);
         let (stop, emitter) = (sources.stop.clone(), queue.clone());
         let body = move || {
-            let mut emit = |samples| emitter.blocking_send((host::now(), Observation::Samples(samples))).is_ok();
+            let mut emit = |observation| emitter.blocking_send((host::now(), observation)).is_ok();
             collecting.run(&stop, &mut emit);
         };
         sources.parts.push(Part::start("collectors", sources.stop.clone(), body).context("cannot start a thread")?);

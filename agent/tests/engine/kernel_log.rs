@@ -3,7 +3,7 @@
 use sysops_agent::engine::patterns::Patterns;
 use sysops_agent::model::Severity::{Critical, Warn};
 use sysops_agent::model::Status::Firing;
-use sysops_agent::model::{LogRecord, Observation, Severity};
+use sysops_agent::model::{Evidence, LogRecord, Observation, Severity};
 
 use super::{HUNG_TASKS, Host, OOM_KILLS, event, is, series};
 
@@ -250,7 +250,7 @@ fn only_the_kernels_log_is_believed() {
     let mut host = Host::new();
     for source in ["journal", "syslog"] {
         let text = "kernel BUG at fs/ext4/inode.c:2721!".to_owned();
-        host.observe(Observation::Log(LogRecord { source, level: None, sequence: None, text }));
+        host.observe(Observation::Log(LogRecord { source, level: None, sequence: None, text, facts: Evidence::new() }));
     }
     assert_eq!(host.told(), []);
 }
@@ -398,19 +398,4 @@ fn a_counter_is_explained_by_lines_before_and_after_it() {
     host.samples(&kills, 10, &[4.0]);
     assert_eq!(host.alerts.len(), 2);
     assert_eq!(host.alerts[1].evidence["rose_by"], 1);
-}
-
-#[test]
-fn a_counter_says_nothing_while_the_probe_reports() {
-    let (mut host, kills) = (Host::new(), series(&OOM_KILLS, &[]));
-    host.probed("oom", true);
-    host.samples(&kills, 10, &[0.0, 1.0]);
-    assert_eq!(host.told(), []);
-    // What the probe told just before it went away explains the rise that is seen after.
-    host.event(event("kernel_oom_kill", &[("pid", "1")], "x"));
-    host.probed("oom", false);
-    host.samples(&kills, 10, &[2.0]);
-    assert_eq!(host.told().len(), 1);
-    host.samples(&kills, 10, &[3.0]);
-    assert_eq!(host.told().len(), 1);
 }

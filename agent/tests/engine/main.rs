@@ -4,6 +4,7 @@ mod events;
 mod kernel_log;
 mod properties;
 mod thresholds;
+mod witnesses;
 
 use sysops_agent::config::Config;
 use sysops_agent::engine::Engine;
@@ -70,7 +71,13 @@ impl Host {
     }
 
     fn line(&mut self, text: &str) {
-        self.observe(Observation::Log(LogRecord { source: "kmsg", level: Some(3), sequence: None, text: text.into() }));
+        self.observe(Observation::Log(LogRecord {
+            source: "kmsg",
+            level: Some(3),
+            sequence: None,
+            text: text.into(),
+            facts: Evidence::new(),
+        }));
     }
 
     fn probed(&mut self, signal: &'static str, probed: bool) {
@@ -105,6 +112,7 @@ fn event(metric: &'static str, labels: &[(&'static str, &str)], message: &str) -
         threshold: None,
         count: 1,
         message: message.into(),
+        source: "probe",
         evidence: Evidence::new(),
     }
 }

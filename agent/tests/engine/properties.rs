@@ -2,7 +2,9 @@
 
 use sysops_agent::config::Config;
 use sysops_agent::engine::{Engine, MEMORY_BUDGET};
-use sysops_agent::model::{Alert, LogRecord, Observation, Sample, Samples, SeriesKey, Severity, SourceState, Status, Timestamp};
+use sysops_agent::model::{
+    Alert, Evidence, LogRecord, Observation, Sample, Samples, SeriesKey, Severity, SourceState, Status, Timestamp,
+};
 
 use super::{CPU, DISK, HUNG_TASKS, Host, LOAD, NETWORK, OOM_KILLS, PROCESS_FD, event, series};
 
@@ -63,12 +65,14 @@ fn wild(seed: u64, steps: usize) -> Vec<(Timestamp, Observation)> {
                 event.value = *random.pick(&numbers);
                 event.threshold = Some(*random.pick(&numbers));
                 event.count = *random.pick(&[0, 1, 5, u64::MAX]);
+                event.source = *random.pick(&["probe", "poll"]);
                 Observation::Event(Box::new(event))
             }
             4 => {
                 let line = random.pick(&lines);
                 let cut = line.floor_char_boundary(random.below(300));
-                Observation::Log(LogRecord { source: "kmsg", level: None, sequence: None, text: line[..cut].to_owned() })
+                let (text, facts) = (line[..cut].to_owned(), Evidence::new());
+                Observation::Log(LogRecord { source: "kmsg", level: None, sequence: None, text, facts })
             }
             5 => {
                 let signal = *random.pick(&["oom", "hung_task", "block_io"]);

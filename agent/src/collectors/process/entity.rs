@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, pread};
 
-use super::descriptors::{Counting, parse_limit, parse_table_size};
 use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
+use crate::collectors::descriptors::{Counting, parse_limit, parse_table_size};
 use crate::collectors::interval::{Counters, percent};
 use crate::collectors::process_stat::Stat;
 use crate::collectors::text::lossy;

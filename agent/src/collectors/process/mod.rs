@@ -1,9 +1,9 @@
 //! Processes: how many there are, and what the ones that matter take.
 //!
 //! Those that matter are the largest by CPU and by resident memory, those that a pattern names, and any that has more than
-//! half of its descriptors open. A process is its id and its start time; one that vanishes while it is looked at is no error.
+//! half of its descriptors open. Of all, those that are blocked for long are told of as events. A process is its id and its start time; one that vanishes while it is looked at is no error.
 
-mod descriptors;
+mod blocked;
 mod entity;
 
 use std::io::{self, Read};
@@ -14,8 +14,9 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
 
-use self::descriptors::Counting;
+use self::blocked::{Blocked, Task};
 use self::entity::{NOTABLE_FD_USAGE, Process, Scratch};
+use super::descriptors::Counting;
 use super::entities::Entities;
 use super::process_stat::{Stat, parse_stat};
 use super::text::{lossy, number};
@@ -27,7 +28,7 @@ use crate::model::{Labels, SeriesKey};
 pub const ROW: Row = Row {
     name: "process",
     summary: "processes in total, and CPU, memory, threads and descriptors of those that matter",
-    source: "/proc/PID/{stat,fd,limits}",
+    source: "/proc/PID/{stat,fd,limits,task}",
     interval: |config| config.collector.process_interval,
     build: |config, host| Box::new(Processes::new(host, &config.collector.process)),
     metrics: METRICS,
@@ -71,6 +72,7 @@ struct Processes {
     /// Processes whose `stat` is kept open.
     kept: usize,
     ranking: Vec<(f64, u32)>,
+    blocked: Blocked,
 }
 
 impl Processes {
@@ -88,6 +90,7 @@ impl Processes {
             scratch: Scratch::new(),
             kept: 0,
             ranking: Vec::new(),
+            blocked: Blocked::new(host),
         }
     }
 
@@ -117,7 +120,10 @@ impl Processes {
             count += 1;
             threads += stat.threads;
             zombies += u64::from(stat.state == b'Z');
-            blocked += u64::from(stat.state == b'D');
+            if stat.state == b'D' {
+                blocked += 1;
+                self.blocked.see(Task { pid, tid: pid }, &stat);
+            }
             let (host, patterns, ticks_per_second) = (&self.host, &self.patterns, self.ticks_per_second);
             self.processes.see(
                 &pid,
@@ -187,6 +193,8 @@ impl Processes {
         self.rank(|process| process.cpu);
         self.rank(|process| Some(process.rss));
         self.emit(batch, &procfs, counting);
+        let threaded = self.processes.iter_mut().filter(|(_, process)| process.threads > 1).map(|(&pid, _)| pid);
+        self.blocked.run(batch, threaded);
         self.procfs = Some((procfs, counting));
         Ok(())
     }

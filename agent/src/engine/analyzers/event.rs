@@ -34,7 +34,12 @@ pub struct EventRow {
     pub severity: Severity,
     /// When it is worth a finding.
     pub rule: Rule,
+    /// The stem of the probe that reports it.
+    pub signal: &'static str,
 }
+
+/// The source of events that a collector concluded from what it read.
+pub const POLL: &str = "poll";
 
 /// The time within which events make a burst.
 pub const BURST_WINDOW: Duration = Duration::from_secs(10);
@@ -79,18 +84,35 @@ pub static FD_EXHAUSTED: Metric = Metric::gauge(
 
 /// All event metrics.
 pub const EVENTS: &[EventRow] = &[
-    EventRow { metric: &OOM_KILL, severity: Severity::Critical, rule: Rule::Each },
-    EventRow { metric: &HUNG_TASK, severity: Severity::Warn, rule: Rule::Each },
-    EventRow { metric: &BLOCK_IO_SLOW, severity: Severity::Warn, rule: Rule::Each },
-    EventRow { metric: &BLOCK_IO_ERROR, severity: Severity::Critical, rule: Rule::Each },
-    EventRow { metric: &TCP_RETRANSMIT, severity: Severity::Warn, rule: Rule::Burst },
+    EventRow { metric: &OOM_KILL, severity: Severity::Critical, rule: Rule::Each, signal: "oom" },
+    EventRow { metric: &HUNG_TASK, severity: Severity::Warn, rule: Rule::Each, signal: "hung_task" },
+    EventRow { metric: &BLOCK_IO_SLOW, severity: Severity::Warn, rule: Rule::Each, signal: "block_io" },
+    EventRow { metric: &BLOCK_IO_ERROR, severity: Severity::Critical, rule: Rule::Each, signal: "block_io" },
+    EventRow { metric: &TCP_RETRANSMIT, severity: Severity::Warn, rule: Rule::Burst, signal: "tcp_retransmit" },
     // Critical: this is no forecast. A process that is refused descriptors fails its clients now, and ENFILE fails everybody.
-    EventRow { metric: &FD_EXHAUSTED, severity: Severity::Critical, rule: Rule::Each },
+    EventRow { metric: &FD_EXHAUSTED, severity: Severity::Critical, rule: Rule::Each, signal: "fd" },
 ];
 
 /// The row of an event metric.
 pub fn row(metric: &str) -> Option<&'static EventRow> {
     EVENTS.iter().find(|row| row.metric.name == metric)
+}
+
+/// The event as a finding.
+pub fn finding(at: Timestamp, row: &EventRow, event: &KernelEvent) -> Finding {
+    Finding {
+        metric: row.metric.name,
+        labels: event.labels.clone(),
+        phase: Phase::Occurred,
+        severity: row.severity,
+        value: if event.value.is_finite() { event.value } else { 0.0 },
+        threshold: event.threshold.filter(|threshold| threshold.is_finite()),
+        message: event.message.clone(),
+        since: at,
+        count: event.count.max(1),
+        source: event.source,
+        evidence: event.evidence.clone(),
+    }
 }
 
 /// The events of one subject within the window, oldest first.
@@ -162,19 +184,11 @@ impl Analyzer for Event {
             self.dropped += 1;
             return;
         };
-        let mut finding = Finding {
-            metric: row.metric.name,
-            labels: event.labels.clone(),
-            phase: Phase::Occurred,
-            severity: row.severity,
-            value: if event.value.is_finite() { event.value } else { 0.0 },
-            threshold: event.threshold.filter(|threshold| threshold.is_finite()),
-            message: event.message.clone(),
-            since: at,
-            count: event.count.max(1),
-            source: "probe",
-            evidence: event.evidence.clone(),
-        };
+        // What polling found may be known already: that is decided where the other sources are known, in `stand_in`.
+        if event.source == POLL {
+            return;
+        }
+        let mut finding = finding(at, row, event);
         if row.rule == Rule::Burst {
             let Some((sum, new)) = self.burst(at, row.metric.name, event) else { return };
             finding.count = new;
@@ -215,6 +229,7 @@ mod tests {
             threshold: None,
             count,
             message: format!("segments to {peer} were sent again"),
+            source: "probe",
             evidence: Evidence::new(),
         }
     }

@@ -24,6 +24,8 @@ pub enum Phase {
     Cleared,
     /// Another source saw the same thing. Says more about an open incident; never opens one.
     Witnessed,
+    /// Another source should have seen the same thing and did not. Says so about an open incident; never opens one.
+    Disputed,
 }
 
 /// One statement of an analyzer about one subject.
@@ -48,7 +50,7 @@ pub struct Finding {
     /// Single events or passing samples since the analyzer's last finding about this subject. Zero for a finding that only tells
     /// more about what was already counted.
     pub count: u64,
-    /// Which kind of source saw it: `samples`, `probe`, `kmsg` or `counter`.
+    /// Which kind of source saw it: `samples`, `probe`, `poll`, `kmsg` or `counter`.
     pub source: &'static str,
     /// The facts.
     pub evidence: Evidence,
@@ -78,8 +80,8 @@ pub trait Analyzer: Send {
     /// A line appeared in a log.
     fn log(&mut self, _at: Timestamp, _record: &LogRecord, _findings: &mut Vec<Finding>) {}
 
-    /// A probe came or went.
-    fn source(&mut self, _state: &SourceState) {}
+    /// A probe or a log came or went.
+    fn source(&mut self, _at: Timestamp, _state: &SourceState) {}
 
     /// Time passed; called at least once a second.
     fn tick(&mut self, _at: Timestamp, _store: &Store, _findings: &mut Vec<Finding>) {}

@@ -1,23 +1,30 @@
-//! The kernel's log and its counters: they stand in for probes that are not there, and bear witness to those that are.
+//! What stands in for probes that are not there, and bears witness to those that are: the kernel's log, polling, its counters.
 //!
-//! A line that a probe should have reported as well waits [`GRACE`] for the probe's event. If that comes, the line is a witness;
-//! if not, the probe missed something and the line becomes the finding. A counter that rose waits for lines (and events) in
-//! the same way; what nobody explains is reported as unconfirmed. Lines of kinds that have no probe are findings at once.
+//! Whoever tells of something first has found it; what other sources say of the same subject within [`MEMORY`] makes them its
+//! witnesses. With one exception: while a signal's probe is attached, the others wait [`GRACE`] for it, and only what it missed
+//! becomes a finding. A counter that rose waits for somebody who explains it in the same way; what nobody explains is reported as
+//! unconfirmed. The other way round, what a probe told and the log or a counter should have seen and did not is a disagreement.
+//! Lines of kinds that have no probe are findings at once.
+
+mod counters;
+mod expected;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::json;
 
+use self::counters::Counters;
+use self::expected::Expectations;
 use super::{Analyzer, Finding, Phase, Row, event};
 use crate::config::Config;
-use crate::engine::patterns::{Found, PATTERNS, Pattern, Patterns};
+use crate::engine::patterns::{Found, Pattern, Patterns};
 use crate::engine::store::{SeriesId, Store};
-use crate::model::{Evidence, KernelEvent, Labels, LogRecord, Metric, SeriesKey, Severity, SourceState, Timestamp};
+use crate::model::{Evidence, KernelEvent, Labels, LogRecord, SeriesKey, Severity, SourceState, Timestamp};
 
 pub(super) const ROW: Row = Row {
     name: "stand_in",
-    summary: "kernel log lines and counters where no probe reports, and as witnesses where one does",
+    summary: "kernel log lines, polling and counters where no probe reports, and as witnesses where one does",
     build: |_| Box::new(StandIn::new()),
 };
 
@@ -25,66 +32,52 @@ pub(super) const ROW: Row = Row {
 const GRACE: Duration = Duration::from_secs(3);
 /// How long an event or line can explain what another source tells of later; longer than a counter's interval.
 const MEMORY: Duration = Duration::from_secs(180);
-/// Events remembered, and lines that wait; beyond that the oldest event is forgotten, the oldest line reported at once.
+/// Events of one metric that are remembered, and findings that wait; beyond that the oldest event is forgotten, the oldest finding
+/// reported at once.
 const MAX_REMEMBERED: usize = 256;
 
 /// The log source whose lines are the kernel's own.
 const KERNEL_LOG: &str = "kmsg";
-
-/// A counter that rises with every event of one kind.
-struct Counter {
-    series: &'static str,
-    signal: &'static str,
-    metric: &'static Metric,
-    /// What it counts, for a human.
-    name: &'static str,
-    /// What a log line would name, for a human.
-    subject: &'static str,
-}
-
-const COUNTERS: [Counter; 2] = [
-    Counter { series: "kernel_oom_kills_total", signal: "oom", metric: &event::OOM_KILL, name: "OOM kill", subject: "victim" },
-    Counter {
-        series: "kernel_hung_tasks_total",
-        signal: "hung_task",
-        metric: &event::HUNG_TASK,
-        name: "Hung task",
-        subject: "task",
-    },
-];
+/// The source of events that come from BPF.
+const PROBE: &str = "probe";
 
 /// Labels of which one in common means that two sources tell of the same thing.
 const IDENTIFYING: [&str; 2] = ["pid", "device"];
 
-/// An event that a probe reported.
+/// What somebody told of first.
 struct Seen {
     at: Timestamp,
-    metric: &'static str,
     labels: Labels,
+    /// The thread of the process in the labels, where it was one that it befell.
+    thread: Option<String>,
+    source: &'static str,
 }
 
-/// A line that waits for its probe.
+impl Seen {
+    fn new(at: Timestamp, finding: &Finding) -> Self {
+        let thread = finding.evidence.get("thread").map(ToString::to_string);
+        Self { at, labels: finding.labels.clone(), thread, source: finding.source }
+    }
+
+    fn is(&self, labels: &Labels) -> bool {
+        same_subject(&self.labels, labels) || self.thread.as_deref().is_some_and(|thread| labels.get("pid") == Some(thread))
+    }
+}
+
+/// A finding that waits for its probe.
 struct Waiting {
     finding: Finding,
     signal: &'static str,
 }
 
-/// What is known of one counter.
-struct Tally {
-    counter: &'static Counter,
-    last: Option<f64>,
-    /// Rises that nobody has explained yet.
-    unexplained: VecDeque<(Timestamp, u64)>,
-}
-
 struct StandIn {
     patterns: Patterns,
     probed: BTreeSet<&'static str>,
-    seen: VecDeque<Seen>,
+    /// By metric, those that more than one source names the subjects of.
+    seen: BTreeMap<&'static str, VecDeque<Seen>>,
     waiting: VecDeque<Waiting>,
-    tallies: BTreeMap<SeriesId, Tally>,
-    /// By metric: events and lines that no counter has accounted for yet.
-    credits: BTreeMap<&'static str, VecDeque<(Timestamp, u64)>>,
+    counters: Counters,
+    expectations: Expectations,
 }
 
 impl StandIn {
@@ -92,54 +85,123 @@ impl StandIn {
         Self {
             patterns: Patterns::new(),
             probed: BTreeSet::new(),
-            seen: VecDeque::new(),
+            seen: BTreeMap::new(),
             waiting: VecDeque::new(),
-            tallies: BTreeMap::new(),
-            credits: BTreeMap::new(),
+            counters: Counters::default(),
+            expectations: Expectations::default(),
         }
     }
 
-    /// `count` things of `metric` have been told of: that explains rises of its counter, earlier or later ones.
-    fn explain(&mut self, at: Timestamp, metric: &'static str, count: u64) {
-        let mut left = count;
-        for tally in self.tallies.values_mut().filter(|tally| tally.counter.metric.name == metric) {
-            left = settle(&mut tally.unexplained, left);
+    fn remember(&mut self, at: Timestamp, finding: &Finding) {
+        // Each retransmit would be remembered, and no other source names one.
+        if finding.metric == event::TCP_RETRANSMIT.name {
+            return;
         }
-        if left > 0 && COUNTERS.iter().any(|counter| counter.metric.name == metric) {
-            let credits = self.credits.entry(metric).or_default();
-            if credits.len() >= MAX_REMEMBERED {
-                credits.pop_front();
-            }
-            credits.push_back((at, left));
+        let seen = self.seen.entry(finding.metric).or_default();
+        if seen.len() >= MAX_REMEMBERED {
+            seen.pop_front();
         }
+        seen.push_back(Seen::new(at, finding));
     }
 
-    fn witness(finding: Finding, labels: Labels) -> Finding {
-        Finding { phase: Phase::Witnessed, labels, count: 0, ..finding }
+    /// Who told of this subject last, unless it was the finding's own source.
+    fn told_by_another(&self, at: Timestamp, finding: &Finding) -> Option<&Seen> {
+        let mut seen = self.seen.get(finding.metric)?.iter().rev();
+        let last = seen.find(|seen| within(MEMORY, seen.at, at) && seen.is(&finding.labels))?;
+        (last.source != finding.source).then_some(last)
     }
 
-    /// The finding of a line whose probe kept silent.
-    fn missed(&mut self, waiting: Waiting) -> Finding {
-        let mut finding = waiting.finding;
+    /// Says something that nobody else has told, or bears witness to who has.
+    fn tell(&mut self, at: Timestamp, finding: Finding, findings: &mut Vec<Finding>) {
+        if let Some(seen) = self.told_by_another(at, &finding) {
+            findings.push(witness(finding, seen.labels.clone()));
+            return;
+        }
+        // A detail of what was told is nothing new.
+        if finding.count > 0 {
+            self.remember(at, &finding);
+        }
+        findings.push(finding.clone());
+        self.counters.explain(&finding, false, findings);
+    }
+
+    /// Keeps a finding until its probe has had time to tell of it.
+    fn wait(&mut self, at: Timestamp, finding: Finding, signal: &'static str, findings: &mut Vec<Finding>) {
+        if let Some(seen) = self.told_by_another(at, &finding) {
+            findings.push(witness(finding, seen.labels.clone()));
+            return;
+        }
+        if self.waiting.len() >= MAX_REMEMBERED
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.conclude(at, oldest, findings);
+        }
+        self.waiting.push_back(Waiting { finding, signal });
+    }
+
+    /// Tells of what the probe kept silent about.
+    fn conclude(&mut self, at: Timestamp, mut waiting: Waiting, findings: &mut Vec<Finding>) {
         if self.probed.contains(waiting.signal) {
-            finding.evidence.insert("probe".into(), json!("did not report this"));
+            waiting.finding.evidence.insert("probe".into(), json!("did not report this"));
         }
-        self.explain(finding.since, finding.metric, finding.count);
-        finding
+        self.tell(at, waiting.finding, findings);
+    }
+
+    /// A collector has found something.
+    fn polled(&mut self, at: Timestamp, row: &'static event::EventRow, event: &KernelEvent, findings: &mut Vec<Finding>) {
+        let finding = event::finding(at, row, event);
+        if !self.probed.contains(row.signal) {
+            self.tell(at, finding, findings);
+            return;
+        }
+        let is_due = match row.metric.name {
+            // The detector looks as often as its limit, so it may take twice that.
+            metric if metric == event::HUNG_TASK.name => finding.threshold.is_none_or(|limit| finding.value >= 2.0 * limit),
+            // The probe measures from the request's way to the device to its end. It knows neither of one that waited before, nor
+            // of one that has not ended.
+            metric if metric == event::BLOCK_IO_SLOW.name => true,
+            // The others see each single one, where polling sees a sum or a state.
+            _ => false,
+        };
+        if is_due {
+            self.wait(at, finding, row.signal, findings);
+        } else {
+            let labels = self.told_by_another(at, &finding).map_or_else(|| finding.labels.clone(), |seen| seen.labels.clone());
+            findings.push(witness(finding, labels));
+        }
     }
 }
 
-/// Takes `available` off the front of `owed`; returns what is left of it.
-fn settle(owed: &mut VecDeque<(Timestamp, u64)>, mut available: u64) -> u64 {
-    while let Some((_, amount)) = owed.front_mut() {
-        if *amount > available {
-            *amount -= available;
-            return 0;
-        }
-        available -= *amount;
-        owed.pop_front();
+/// The finding as the testimony of a witness to what is known by `labels`.
+fn witness(finding: Finding, labels: Labels) -> Finding {
+    Finding { phase: Phase::Witnessed, labels, count: 0, ..finding }
+}
+
+/// A remark about an incident without facts of its own.
+fn remark(phase: Phase, metric: &'static str, labels: &Labels, source: &'static str, message: String) -> Finding {
+    Finding {
+        metric,
+        labels: labels.clone(),
+        phase,
+        severity: Severity::Info,
+        value: 0.0,
+        threshold: None,
+        message,
+        since: Timestamp::default(),
+        count: 0,
+        source,
+        evidence: Evidence::new(),
     }
-    available
+}
+
+/// The testimony of a source that knows no more than that it happened.
+fn witness_of(metric: &'static str, labels: &Labels, source: &'static str) -> Finding {
+    remark(Phase::Witnessed, metric, labels, source, String::new())
+}
+
+/// The silence of a source that should have told.
+fn dispute(metric: &'static str, labels: &Labels, source: &'static str, sentence: String) -> Finding {
+    remark(Phase::Disputed, metric, labels, source, sentence)
 }
 
 /// Whether `at` lies no more than `limit` before or after `time`.
@@ -181,79 +243,41 @@ fn finding(at: Timestamp, pattern: &Pattern, found: Found) -> Finding {
     }
 }
 
-fn unconfirmed(at: Timestamp, counter: &Counter, count: u64) -> Finding {
-    let mut evidence = Evidence::new();
-    evidence.insert("counter".into(), json!(counter.series));
-    evidence.insert("rose_by".into(), json!(count));
-    Finding {
-        metric: counter.metric.name,
-        labels: Labels::new(),
-        phase: Phase::Occurred,
-        severity: event::row(counter.metric.name).map_or(Severity::Warn, |row| row.severity),
-        value: if counter.metric.name == event::OOM_KILL.name {
-            f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-        } else {
-            0.0
-        },
-        threshold: None,
-        message: format!(
-            "{} unconfirmed: the counter {} rose by {count}, no log line names the {}",
-            counter.name, counter.series, counter.subject
-        ),
-        since: at,
-        count,
-        source: "counter",
-        evidence,
-    }
-}
-
 impl Analyzer for StandIn {
     fn reconfigure(&mut self, _: &Config) {}
 
     fn watch(&mut self, id: SeriesId, key: &SeriesKey) -> bool {
-        let Some(counter) = COUNTERS.iter().find(|counter| counter.series == key.metric().name) else { return false };
-        self.tallies.insert(id, Tally { counter, last: None, unexplained: VecDeque::new() });
-        true
+        self.counters.watch(id, key) || self.expectations.watch(id, key)
     }
 
     fn forget(&mut self, _: Timestamp, id: SeriesId, _: &SeriesKey, _: &mut Vec<Finding>) {
-        self.tallies.remove(&id);
+        self.counters.forget(id);
+        self.expectations.forget(id);
     }
 
-    fn sample(&mut self, at: Timestamp, id: SeriesId, value: f64, _: &Store, _: &mut Vec<Finding>) {
-        let Some(tally) = self.tallies.get_mut(&id) else { return };
-        let rise = tally.last.replace(value).map_or(0.0, |last| value - last);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "saturates; a fall is a reset and counts as none"
-        )]
-        let mut rise = rise as u64;
-        if let Some(credits) = self.credits.get_mut(tally.counter.metric.name) {
-            credits.retain(|(time, _)| within(MEMORY, *time, at));
-            rise = settle(credits, rise);
-        }
-        // While the probe reports, its events name what was counted, or it counts its own losses.
-        if rise > 0 && !self.probed.contains(tally.counter.signal) && tally.unexplained.len() < MAX_REMEMBERED {
-            tally.unexplained.push_back((at, rise));
-        }
+    fn sample(&mut self, at: Timestamp, id: SeriesId, value: f64, _: &Store, findings: &mut Vec<Finding>) {
+        self.counters.sample(at, id, value, findings);
+        self.expectations.sample(at, id, value);
     }
 
     fn event(&mut self, at: Timestamp, event: &KernelEvent, findings: &mut Vec<Finding>) {
-        self.waiting.retain(|waiting| {
-            let told = waiting.finding.metric == event.metric && same_subject(&event.labels, &waiting.finding.labels);
-            if told {
-                findings.push(Self::witness(waiting.finding.clone(), event.labels.clone()));
-            }
-            !told
-        });
-        if PATTERNS.iter().any(|pattern| pattern.signal.is_some() && pattern.metric.name == event.metric) {
-            if self.seen.len() >= MAX_REMEMBERED {
-                self.seen.pop_front();
-            }
-            self.seen.push_back(Seen { at, metric: event.metric, labels: event.labels.clone() });
+        let Some(row) = event::row(event.metric) else { return };
+        if event.source != PROBE {
+            self.polled(at, row, event, findings);
+            return;
         }
-        self.explain(at, event.metric, event.count.max(1));
+        let told = event::finding(at, row, event);
+        self.remember(at, &told);
+        let seen = Seen::new(at, &told);
+        self.waiting.retain(|waiting| {
+            let is_told = waiting.finding.metric == event.metric && seen.is(&waiting.finding.labels);
+            if is_told {
+                findings.push(witness(waiting.finding.clone(), event.labels.clone()));
+            }
+            !is_told
+        });
+        self.expectations.expect(at, event, seen);
+        self.counters.explain(&told, true, findings);
     }
 
     fn log(&mut self, at: Timestamp, record: &LogRecord, findings: &mut Vec<Finding>) {
@@ -261,33 +285,26 @@ impl Analyzer for StandIn {
             return;
         }
         let Some((pattern, found)) = self.patterns.read(at, &record.text) else { return };
-        let finding = finding(at, pattern, found);
+        let mut finding = finding(at, pattern, found);
+        for (name, fact) in &record.facts {
+            finding.evidence.entry(name).or_insert_with(|| fact.clone());
+        }
         let Some(signal) = pattern.signal else {
             findings.push(finding);
             return;
         };
-        if !self.probed.contains(signal) {
-            self.explain(at, finding.metric, finding.count);
-            findings.push(finding);
-            return;
+        self.expectations.hear(at, finding.metric, &finding.labels);
+        if self.probed.contains(signal) {
+            self.wait(at, finding, signal, findings);
+        } else {
+            self.tell(at, finding, findings);
         }
-        let same = |seen: &&Seen| {
-            seen.metric == finding.metric && within(MEMORY, seen.at, at) && same_subject(&seen.labels, &finding.labels)
-        };
-        if let Some(seen) = self.seen.iter().rev().find(same) {
-            findings.push(Self::witness(finding, seen.labels.clone()));
-            return;
-        }
-        if self.waiting.len() >= MAX_REMEMBERED
-            && let Some(oldest) = self.waiting.pop_front()
-        {
-            findings.push(self.missed(oldest));
-        }
-        self.waiting.push_back(Waiting { finding, signal });
     }
 
-    fn source(&mut self, state: &SourceState) {
-        if state.probed {
+    fn source(&mut self, at: Timestamp, state: &SourceState) {
+        if state.signal == KERNEL_LOG {
+            self.expectations.log(at, state.probed);
+        } else if state.probed {
             self.probed.insert(state.signal);
         } else {
             self.probed.remove(state.signal);
@@ -296,16 +313,10 @@ impl Analyzer for StandIn {
 
     fn tick(&mut self, at: Timestamp, _: &Store, findings: &mut Vec<Finding>) {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| !within(GRACE, waiting.finding.since, at)) {
-            findings.push(self.missed(waiting));
+            self.conclude(at, waiting, findings);
         }
-        for tally in self.tallies.values_mut() {
-            let mut count: u64 = 0;
-            while let Some((_, amount)) = tally.unexplained.pop_front_if(|(time, _)| !within(GRACE, *time, at)) {
-                count = count.saturating_add(amount);
-            }
-            if count > 0 {
-                findings.push(unconfirmed(at, tally.counter, count));
-            }
-        }
+        let probed = &self.probed;
+        self.counters.overdue(at, |signal| probed.contains(signal), findings);
+        self.expectations.tick(at, findings);
     }
 }
