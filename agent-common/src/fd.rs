@@ -10,7 +10,7 @@ use crate::{ABSENT, COMM_LEN, Global, Record};
 pub struct FdRecord {
     /// `CLOCK_MONOTONIC` when the probe ran, in nanoseconds.
     pub monotonic_ns: u64,
-    /// System calls that gave the process a descriptor since the probe first saw it.
+    /// Descriptors that the process was given since the probe first saw it.
     pub allocated: u64,
     /// Process (thread-group) id.
     pub pid: u32,
@@ -18,10 +18,16 @@ pub struct FdRecord {
     pub errno: u32,
     /// Refusals since the last record of this process, this one included.
     pub count: u32,
-    /// Number of the system call that was refused, on this architecture.
+    /// Number of the system call that was refused, on this architecture; [`FdRecord::UNKNOWN`] of a record that comes from a
+    /// probe on functions.
     pub syscall: u32,
     /// Command name of the process.
     pub comm: [u8; COMM_LEN],
+}
+
+impl FdRecord {
+    /// The system call where it is not known.
+    pub const UNKNOWN: u32 = u32::MAX;
 }
 
 /// Offsets of the fields that all `syscalls/sys_exit_*` tracepoints share, by their names in the `format` files.

@@ -16,7 +16,7 @@ pub struct HungTaskRecord {
     pub comm: [u8; COMM_LEN],
 }
 
-/// Offsets of the tracepoint's fields, by their names in its `format` file.
+/// Offsets of the tracepoint's fields, by their names in its `format` file; of the raw tracepoint, in `struct task_struct`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fields {

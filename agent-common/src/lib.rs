@@ -50,6 +50,27 @@ pub unsafe trait Global: Copy {
 // SAFETY: an integer.
 unsafe impl Global for u64 {}
 
+/// Where a probed function's arguments and result are: offsets in `struct pt_regs` (arch/*/include/uapi/asm/ptrace.h), by the
+/// processor's calling convention. So one object serves all processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Registers {
+    /// The first arguments.
+    pub arguments: [u16; 3],
+    /// The result, when the function returns.
+    pub result: u16,
+}
+
+impl Registers {
+    /// A processor of which nothing is known.
+    pub const ABSENT: Self = Self { arguments: [ABSENT; 3], result: ABSENT };
+}
+
+const _: () = assert!(size_of::<Registers>() == 4 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Registers {}
+
 /// What every BPF object counts, as indexes into its per-CPU array `COUNTS`.
 ///
 /// Once a probe's programs are out of the kernel and its transport is empty, `Sent` is exactly what user space received and

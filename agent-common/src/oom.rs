@@ -31,8 +31,8 @@ pub struct OomRecord {
     pub trigger_pid: u32,
     /// The victim's `oom_score_adj`; `i16::MIN` where unknown.
     pub oom_score_adj: i16,
-    /// Zero.
-    pub pad: u16,
+    /// One where the record comes from the probe on `oom_kill_process`, zero from the tracepoint.
+    pub is_function: u16,
     /// Command name of the victim; empty where the tracepoint does not carry it.
     pub victim_comm: [u8; COMM_LEN],
     /// Command name of the trigger.
@@ -74,6 +74,45 @@ impl Fields {
         oom_score_adj: ABSENT,
     };
 }
+
+/// Offsets for the probe on `oom_kill_process`, by structure and member; [`ABSENT`](crate::ABSENT) where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the kernel's own")]
+pub struct Structures {
+    pub oom_control_chosen: u16,
+    pub task_pid: u16,
+    pub task_comm: u16,
+    pub task_cred: u16,
+    pub cred_uid: u16,
+    pub task_signal: u16,
+    pub signal_oom_score_adj: u16,
+    pub task_mm: u16,
+    pub mm_total_vm: u16,
+    /// Size of a page in kilobytes.
+    pub page_kb: u16,
+}
+
+impl Structures {
+    /// A kernel of which nothing is known.
+    pub const ABSENT: Self = Self {
+        oom_control_chosen: ABSENT,
+        task_pid: ABSENT,
+        task_comm: ABSENT,
+        task_cred: ABSENT,
+        cred_uid: ABSENT,
+        task_signal: ABSENT,
+        signal_oom_score_adj: ABSENT,
+        task_mm: ABSENT,
+        mm_total_vm: ABSENT,
+        page_kb: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Structures>() == 10 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Structures {}
 
 const _: () = assert!(size_of::<OomRecord>() == 7 * 8 + 4 * 4 + 2 * COMM_LEN);
 

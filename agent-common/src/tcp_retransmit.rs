@@ -39,6 +39,43 @@ impl Fields {
         Self { state: ABSENT, sport: ABSENT, dport: ABSENT, saddr_v6: ABSENT, daddr_v6: ABSENT, err: ABSENT };
 }
 
+/// Offsets for the raw tracepoint: of the members of `struct sock_common`, with which `struct sock` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the names are the kernel's own")]
+pub struct Socket {
+    pub skc_family: u16,
+    pub skc_state: u16,
+    pub skc_num: u16,
+    pub skc_dport: u16,
+    pub skc_rcv_saddr: u16,
+    pub skc_daddr: u16,
+    pub skc_v6_rcv_saddr: u16,
+    pub skc_v6_daddr: u16,
+    /// One where the tracepoint has a third argument, which tells whether sending failed.
+    pub has_err: u16,
+}
+
+impl Socket {
+    /// A kernel of which nothing is known.
+    pub const ABSENT: Self = Self {
+        skc_family: ABSENT,
+        skc_state: ABSENT,
+        skc_num: ABSENT,
+        skc_dport: ABSENT,
+        skc_rcv_saddr: ABSENT,
+        skc_daddr: ABSENT,
+        skc_v6_rcv_saddr: ABSENT,
+        skc_v6_daddr: ABSENT,
+        has_err: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Socket>() == 9 * 2);
+
+// SAFETY: repr(C), 16-bit integers only.
+unsafe impl Global for Socket {}
+
 /// Retransmits of one connection since its last record.
 ///
 /// The first few retransmits of a connection in a second are reported one by one, further ones are folded into the next record.

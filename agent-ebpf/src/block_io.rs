@@ -1,8 +1,9 @@
 //! Probe `block_io`: latency of every block request, and the requests that were slow or failed.
 //!
-//! Three ways to see the same. BTF and raw tracepoints are cheaper and key a request by its address, but need offsets from the
+//! Four ways to see the same. BTF and raw tracepoints are cheaper and key a request by its address, but need offsets from the
 //! kernel's BTF; the first read its structures by plain loads, the second through a helper. Ordinary tracepoints need only
-//! their `format` files, but key by device and sector. The loader attaches one of the three.
+//! their `format` files, but key by device and sector. Probes on functions are as the raw
+//! tracepoints, but completions in batches pass them by. The loader attaches one of the four.
 //!
 //! A request belongs to the process that inserted it into a scheduler's queue, where one did, because it may be issued by a
 //! worker of the kernel; else to the one that issued it. A request that goes back into the queue keeps its owner.
@@ -13,14 +14,14 @@
 #![expect(clippy::needless_borrows_for_generic_args, reason = "without the borrow the value is copied once more")]
 
 use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, Operation, RequestFields};
-use agent_common::{ABSENT, COMM_LEN, Count};
-use agent_ebpf::{Fold, count, current_process, field, global, monotonic_ns, send, trace};
+use agent_common::{ABSENT, COMM_LEN, Count, Registers};
+use agent_ebpf::{Fold, count, current_process, field, global, member, monotonic_ns, register, send, trace};
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_probe_read_kernel};
-use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, kprobe, map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
-use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
+use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, RawTracePointContext, TracePointContext};
 
 /// Records of one CPU that pass each second.
 const BY_SECOND: u32 = 200;
@@ -28,6 +29,9 @@ const BY_SECOND: u32 = 200;
 /// Where the fields are on this kernel; filled in by the loader.
 #[unsafe(no_mangle)]
 static FIELDS: Fields = Fields::ABSENT;
+/// Where arguments are on this processor; filled in by the loader.
+#[unsafe(no_mangle)]
+static REGISTERS: Registers = Registers::ABSENT;
 /// Requests slower than this are reported.
 #[unsafe(no_mangle)]
 static SLOW_NS: u64 = 100_000_000;
@@ -47,6 +51,10 @@ struct InFlight {
     /// Command name of its owner.
     comm: [u8; COMM_LEN],
 }
+
+/// Operations from here on are commands of a driver, or of a program through `ioctl`, that are not about the device's data
+/// (`REQ_OP_SCSI_IN` or `REQ_OP_DRV_IN`, include/linux/blk_types.h). They may fail, or take hours, as a matter of course.
+const PASS_THROUGH: u32 = 32;
 
 const IDLE: u64 = 0;
 const INSERTED: u64 = 1;
@@ -150,6 +158,22 @@ pub fn block_rq_complete_raw(ctx: RawTracePointContext) -> i32 {
     completed::<Copied>(&ctx, ctx.arg(0), ctx.arg::<u64>(1) as i32, ctx.arg::<u64>(2) as u32)
 }
 
+/// `blk_mq_start_request(struct request *rq)`
+#[kprobe]
+pub fn blk_mq_start_request(ctx: ProbeContext) -> u32 {
+    issued::<Copied>(register(&ctx, global!(REGISTERS.arguments[0])));
+    0
+}
+
+/// `blk_update_request(struct request *rq, blk_status_t error, unsigned int nr_bytes)`
+#[kprobe]
+pub fn blk_update_request(ctx: ProbeContext) -> u32 {
+    let [rq, error, bytes] = global!(REGISTERS.arguments).map(|offset| register(&ctx, offset));
+    // The status is a byte, and the size an int: the rest of their registers is anything.
+    completed::<Copied>(&ctx, rq, i32::from(error as u8), bytes as u32);
+    0
+}
+
 /// How a member of a kernel structure is read.
 trait Memory {
     /// The `T` at `offset` of the structure at `base`; zero where it cannot be read.
@@ -162,8 +186,7 @@ struct Copied;
 impl Memory for Copied {
     #[inline(always)]
     fn member<T: Copy + Default>(base: u64, offset: u16) -> T {
-        // SAFETY: the helper checks the address itself.
-        unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
+        member(base, offset, T::default())
     }
 }
 
@@ -268,7 +291,14 @@ fn completed<M: Memory>(ctx: &impl EbpfContext, rq: u64, error: i32, completed: 
     };
     let device =
         M::member::<u32>(disk, global!(FIELDS.disk_major)) << 20 | M::member::<u32>(disk, global!(FIELDS.disk_first_minor));
-    let operation = match M::member::<u32>(rq, global!(FIELDS.rq_cmd_flags)) & 0xff {
+    let operation = M::member::<u32>(rq, global!(FIELDS.rq_cmd_flags)) & 0xff;
+    if operation >= PASS_THROUGH {
+        if let Some(entry) = entry {
+            entry.ns = IDLE;
+        }
+        return 0;
+    }
+    let operation = match operation {
         0 => Operation::Read,
         1 => Operation::Write,
         2 => Operation::Flush,
@@ -349,6 +379,10 @@ pub fn block_rq_complete(ctx: TracePointContext) -> u32 {
     let fields = global!(FIELDS.complete);
     let request = request(&ctx, &fields);
     let error = field(&ctx, fields.error, 0_i32);
+    // A command to something that is no disk yet.
+    if request.device == 0 {
+        return 0;
+    }
     let key = key_of(&request);
     match known(key) {
         Some(entry) => {

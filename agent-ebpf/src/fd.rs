@@ -1,18 +1,20 @@
-//! Probe `fd`: a process was refused a file descriptor (exit of the system calls that give one).
+//! Probe `fd`: a process was refused a file descriptor.
 //!
-//! One program, attached to many `syscalls/sys_exit_*` tracepoints, which share one layout.
+//! Two ways to see it: the result of the kernel's function that allocates descriptors, with that of the one that allocates open
+//! files, or one program attached to many `syscalls/sys_exit_*` tracepoints, which share one layout.
 
 #![no_std]
 #![no_main]
 #![expect(missing_docs, reason = "the macros that declare programs drop their docs")]
 #![expect(clippy::needless_borrows_for_generic_args, reason = "without the borrow the value is copied once more")]
 
-use agent_common::Count;
 use agent_common::fd::{FdRecord, Fields};
-use agent_ebpf::{Fold, count, current_comm, current_process, field, global, increment, monotonic_ns, send, trace};
-use aya_ebpf::macros::{map, tracepoint};
+use agent_common::{Count, Registers};
+use agent_ebpf::{Fold, count, current_comm, current_process, field, global, increment, monotonic_ns, register, send, trace};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{kretprobe, map, tracepoint};
 use aya_ebpf::maps::LruHashMap;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::programs::{RetProbeContext, TracePointContext};
 
 /// Records of one process that pass each second.
 const BY_SECOND: u32 = 1;
@@ -31,6 +33,9 @@ struct State {
 /// Where the fields are on this kernel; filled in by the loader.
 #[unsafe(no_mangle)]
 static FIELDS: Fields = Fields::ABSENT;
+/// Where results are on this processor; filled in by the loader.
+#[unsafe(no_mangle)]
+static REGISTERS: Registers = Registers::ABSENT;
 
 /// Processes that were given or refused descriptors; the longest silent ones make room.
 #[map]
@@ -40,6 +45,26 @@ static PROCESSES: LruHashMap<u32, State> = LruHashMap::with_max_entries(2048, 0)
 #[tracepoint]
 pub fn sys_exit(ctx: TracePointContext) -> u32 {
     let result: i64 = field(&ctx, global!(FIELDS.ret), 0);
+    returned(&ctx, result, || field(&ctx, global!(FIELDS.syscall_nr), 0))
+}
+
+/// Return of `alloc_fd`: a descriptor, or `-EMFILE`
+#[kretprobe]
+pub fn alloc_fd(ctx: RetProbeContext) -> u32 {
+    // An int: the upper half of the register is anything.
+    let result = register(&ctx, global!(REGISTERS.result)) as i32;
+    returned(&ctx, i64::from(result), || FdRecord::UNKNOWN)
+}
+
+/// Return of `alloc_empty_file`: an open file, or `-ENFILE` as a pointer
+#[kretprobe]
+pub fn alloc_empty_file(ctx: RetProbeContext) -> u32 {
+    let result = register(&ctx, global!(REGISTERS.result)) as i64;
+    if result == -ENFILE { returned(&ctx, result, || FdRecord::UNKNOWN) } else { 0 }
+}
+
+#[inline(always)]
+fn returned(ctx: &impl EbpfContext, result: i64, syscall: impl FnOnce() -> u32) -> u32 {
     let refused = result == -EMFILE || result == -ENFILE;
     if result < 0 && !refused {
         return 0;
@@ -67,15 +92,15 @@ pub fn sys_exit(ctx: TracePointContext) -> u32 {
             (1, 0)
         }
     };
-    trace!(&ctx, "sys_exit: process {} was refused a descriptor, {}", pid, result);
-    send::<FdRecord>(&ctx, |record| {
+    trace!(ctx, "fd: process {} was refused a descriptor, {}", pid, result);
+    send::<FdRecord>(ctx, |record| {
         record.write(FdRecord {
             monotonic_ns: now,
             allocated,
             pid,
             errno: if result == -ENFILE { ENFILE as u32 } else { EMFILE as u32 },
             count: events,
-            syscall: field(&ctx, global!(FIELDS.syscall_nr), 0),
+            syscall: syscall(),
             comm: current_comm(),
         });
     });

@@ -11,7 +11,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::mem::MaybeUninit;
 
 use agent_common::{ABSENT, COMM_LEN, COUNTS as COUNT_SLOTS, Count, Record};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TracePointContext;
@@ -157,6 +157,31 @@ pub fn comm_field(ctx: &TracePointContext, offset: u16, data_loc: bool) -> [u8; 
         return [0; COMM_LEN];
     }
     comm
+}
+
+/// Reads the `T` at `offset` of the kernel structure at `base`; `absent` where it cannot be read, or this kernel's structure has no
+/// such member.
+#[inline(always)]
+pub fn member<T: Copy>(base: u64, offset: u16, absent: T) -> T {
+    if offset == ABSENT {
+        return absent;
+    }
+    // SAFETY: the helper checks the address itself.
+    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or(absent)
+}
+
+/// Reads a command name that is a member of a kernel structure.
+#[inline(always)]
+pub fn comm_member(base: u64, offset: u16) -> [u8; COMM_LEN] {
+    member(base, offset, [0; COMM_LEN])
+}
+
+/// Reads the register at `offset` of a function's probe, which is an argument or the result.
+#[inline(always)]
+pub fn register(ctx: &impl EbpfContext, offset: u16) -> u64 {
+    // SAFETY: the helper checks the address itself. It takes the context as any other address, which the verifier, as the
+    // compiler knows no register of this processor, would not let be read.
+    unsafe { bpf_probe_read_kernel(ctx.as_ptr().cast::<u8>().add(usize::from(offset)).cast::<u64>()) }.unwrap_or(0)
 }
 
 /// Command name of the current task; empty where the kernel refuses.

@@ -15,6 +15,7 @@ use crate::collectors::{Batch, COLLECTORS};
 use crate::config::{self, Config};
 use crate::host::Host;
 use crate::notifiers;
+use crate::probes::{self, Kernel, PROBES};
 use crate::runtime::capabilities::{self, USED};
 use crate::runtime::signals::{self, Signal};
 use crate::runtime::{lacking, table};
@@ -39,7 +40,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             "host": facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect::<serde_json::Map<_, Value>>(),
             "missing_capabilities": missing.iter().map(|missing| json!({"capability": missing.name, "costs": missing.costs})).collect::<Vec<_>>(),
             "bpf_map_bytes": map_bytes,
-            "signals": signals.iter().map(signal_json).collect::<Vec<_>>(),
+            "signals": signals.iter().map(|signal| signal_json(signal, &config, &host)).collect::<Vec<_>>(),
             "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
             "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
             "lacking": lacking(&config),
@@ -81,7 +82,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     config::load(path).map_err(|problems| anyhow!("the configuration is not good\n{problems}"))
 }
 
-fn signal_json(signal: &Signal) -> Value {
+fn signal_json(signal: &Signal, config: &Config, host: &Host) -> Value {
     let better: Vec<Value> =
         signal.better.iter().map(|unavailable| json!({"why": unavailable.why, "advice": unavailable.advice})).collect();
     json!({
@@ -90,7 +91,20 @@ fn signal_json(signal: &Signal) -> Value {
         "source": signal.source,
         "probe": signal.probed,
         "better": better,
+        "rungs": try_rungs(signal.name, config, host),
     })
+}
+
+/// Tries each way to attach the probe by itself, best first, whether or not a better one works: another kernel, or a restriction to
+/// come, may leave only that one.
+fn try_rungs(probe: &str, config: &Config, host: &Host) -> Vec<Value> {
+    let Some(row) = PROBES.iter().find(|row| row.name == probe && config.ebpf.enabled) else { return Vec::new() };
+    let kernel = Kernel::new(host.clone());
+    let attempt = |rung| match probes::attach_by(row, rung, &kernel, &config.ebpf) {
+        Ok(attached) => json!({"works": true, "source": attached.source}),
+        Err(unavailable) => json!({"works": false, "why": unavailable.why, "advice": unavailable.advice}),
+    };
+    (0..row.rungs.len()).map(attempt).collect()
 }
 
 /// One run of a collector.

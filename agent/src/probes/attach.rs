@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use agent_common::{COUNTS, Count};
 use aya::maps::{MapData, PerCpuArray};
@@ -14,6 +15,9 @@ use aya_log::EbpfLogger;
 use super::transport::{Kind, Transport};
 use super::{Hook, Kernel, Row, Rung, Unavailable};
 use crate::config;
+
+/// Where the kernel says how functions are probed.
+const FUNCTION_PROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A probe whose programs are in the kernel. Dropping it takes them out.
 pub struct Attached {
@@ -186,9 +190,10 @@ fn climb<'a>(
 impl Hook {
     fn attach(&self, ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), Unavailable> {
         let name = match self {
-            Self::Tracepoint { program, .. } | Self::BtfTracepoint { program, .. } | Self::RawTracepoint { program, .. } => {
-                *program
-            }
+            Self::Tracepoint { program, .. }
+            | Self::BtfTracepoint { program, .. }
+            | Self::RawTracepoint { program, .. }
+            | Self::Kprobe { program, .. } => *program,
         };
         let missing = || Unavailable::new(format!("the object has no program {name}"), "rebuild it: cargo xtask ebpf");
         let program = ebpf.program_mut(name).ok_or_else(missing)?;
@@ -215,6 +220,20 @@ impl Hook {
                 }
                 let attempt = format!("attach to raw tracepoint {tracepoint}");
                 program.attach(tracepoint).map(drop).map_err(|error| explain(&attempt, &error))
+            }
+            (Self::Kprobe { functions, .. }, Program::KProbe(program)) => {
+                program.load().map_err(|error| explain(&format!("load program {name}"), &error))?;
+                let mut refused = missing();
+                for function in *functions {
+                    match program.attach(function, 0) {
+                        Ok(_) => return Ok(()),
+                        Err(error) => refused = explain(&format!("probe the kernel's function {function}"), &error),
+                    }
+                }
+                if !Path::new(FUNCTION_PROBES).exists() {
+                    refused.advice = "a kernel built with CONFIG_KPROBE_EVENTS can do it".into();
+                }
+                Err(refused)
             }
             _ => Err(missing()),
         }

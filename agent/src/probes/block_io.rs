@@ -9,7 +9,7 @@ use agent_common::{ABSENT, Record as _};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
 
 use super::tracefs::Format;
-use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
+use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm, registers};
 use crate::config;
 use crate::host::Host;
 use crate::model::{Evidence, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
@@ -87,37 +87,29 @@ fn by_address(
 /// Where the members of the kernel's structures are.
 fn structures(kernel: &Kernel) -> Result<Fields, Unavailable> {
     let btf = kernel.btf()?;
-    let offsets = btf.member_offsets(&[
+    // Until 5.17 the first is the way to the disk, since then the second.
+    let (old, new) = (("request", "rq_disk"), ("request_queue", "disk"));
+    let mut offsets = btf.required_offsets(&[
         ("request", "q"),
-        ("request", "rq_disk"),
         ("request", "cmd_flags"),
         ("request", "__data_len"),
         ("request", "__sector"),
-        ("request_queue", "disk"),
         ("gendisk", "major"),
         ("gendisk", "first_minor"),
-    ]);
-    let optional = |structure, member| offsets.get(&(structure, member)).copied().unwrap_or(ABSENT);
-    let required = |structure: &'static str, member: &'static str| match optional(structure, member) {
-        ABSENT => Err(Unavailable::new(
-            format!("this kernel's BTF has no member {member} in struct {structure}"),
-            "please report the kernel's version; its layout is not known to this program",
-        )),
-        offset => Ok(offset),
-    };
-    let (rq_disk, q_disk) = (optional("request", "rq_disk"), optional("request_queue", "disk"));
-    if rq_disk == ABSENT {
-        required("request_queue", "disk")?;
-    }
+    ])?;
+    let way = btf.member_offsets(&[old, new]);
+    offsets.extend(if way.contains_key(&old) { way } else { btf.required_offsets(&[new])? });
+    let at = |structure, member| offsets.get(&(structure, member)).copied().unwrap_or(ABSENT);
+    let (rq_disk, q_disk) = (at("request", "rq_disk"), at("request_queue", "disk"));
     Ok(Fields {
-        rq_q: required("request", "q")?,
+        rq_q: at("request", "q"),
         rq_disk,
         q_disk: if rq_disk == ABSENT { q_disk } else { ABSENT },
-        rq_cmd_flags: required("request", "cmd_flags")?,
-        rq_data_len: required("request", "__data_len")?,
-        rq_sector: required("request", "__sector")?,
-        disk_major: required("gendisk", "major")?,
-        disk_first_minor: required("gendisk", "first_minor")?,
+        rq_cmd_flags: at("request", "cmd_flags"),
+        rq_data_len: at("request", "__data_len"),
+        rq_sector: at("request", "__sector"),
+        disk_major: at("gendisk", "major"),
+        disk_first_minor: at("gendisk", "first_minor"),
         ..Fields::ABSENT
     })
 }
@@ -149,6 +141,18 @@ pub fn tracepoints(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Una
     let optional = optional.collect();
     let rung = Rung::new("tracepoints block/block_rq_issue, block/block_rq_complete", &fields, hooks);
     Ok(rung.and_optional(optional).with("SLOW_NS", &slow_ns(settings)))
+}
+
+/// The functions behind these tracepoints, with offsets from the kernel's BTF. Completions in batches, as of fast devices on newer
+/// kernels, pass them by.
+pub fn kprobes(kernel: &Kernel, settings: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let registers = registers()?;
+    let hooks = vec![
+        Hook::Kprobe { program: "blk_mq_start_request", functions: &["blk_mq_start_request"] },
+        Hook::Kprobe { program: "blk_update_request", functions: &["blk_update_request"] },
+    ];
+    let rung = Rung::new("kprobes blk_mq_start_request, blk_update_request", &structures(kernel)?, hooks);
+    Ok(rung.with("SLOW_NS", &slow_ns(settings)).with("REGISTERS", &registers))
 }
 
 fn slow_ns(settings: &config::Ebpf) -> u64 {

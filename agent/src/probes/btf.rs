@@ -10,6 +10,8 @@ use std::fs;
 use super::Unavailable;
 use crate::host::Host;
 
+/// Anonymous structures within each other that are looked into.
+const MAX_DEPTH: u32 = 4;
 const MAGIC: u16 = 0xeb9f;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
@@ -73,22 +75,59 @@ impl Btf {
         Some(Self { bytes, types, strings })
     }
 
-    /// Byte offsets of members, by (structure, member). What the kernel does not have is not in the answer; neither are
-    /// bit fields, nor members of anonymous structures inside.
+    /// Byte offsets of members, by (structure, member), also of those in anonymous structures and unions inside. What the kernel
+    /// does not have is not in the answer; neither are bit fields.
     pub fn member_offsets(&self, wanted: &[(&'static str, &'static str)]) -> HashMap<(&'static str, &'static str), u16> {
         let mut found = HashMap::new();
-        self.each_type(|_, kind| {
-            if kind.kind != KIND_STRUCT {
-                return;
+        // Anonymous types to look into: of which structure they are a part, and from which bit on.
+        let mut inside: HashMap<u32, Vec<(&'static str, u32)>> = HashMap::new();
+        for depth in 0..MAX_DEPTH {
+            let parts = std::mem::take(&mut inside);
+            if depth > 0 && (parts.is_empty() || found.len() == wanted.len()) {
+                break;
             }
-            let Some(name) = self.string(kind.name_offset) else { return };
-            for &(structure, member) in wanted.iter().filter(|(structure, _)| structure.as_bytes() == name) {
-                if let Some(offset) = self.member_offset(kind, member) {
-                    found.entry((structure, member)).or_insert(offset);
+            self.each_type(|id, kind| {
+                if kind.kind != KIND_STRUCT && kind.kind != KIND_UNION {
+                    return;
                 }
-            }
-        });
+                let named = (depth == 0).then(|| self.string(kind.name_offset)).flatten();
+                let named = wanted.iter().map(|(structure, _)| *structure).find(|name| named == Some(name.as_bytes()));
+                let known = parts.get(&id).map_or(&[][..], Vec::as_slice);
+                for (structure, base) in named.map(|structure| (structure, 0)).into_iter().chain(known.iter().copied()) {
+                    self.each_member(kind, |name, referred, bits, size| {
+                        let Some(bits) = bits.checked_add(base) else { return };
+                        if name.is_empty() {
+                            inside.entry(referred).or_default().push((structure, bits));
+                        } else if let Some(key) = wanted.iter().find(|key| key.0 == structure && key.1.as_bytes() == name)
+                            && size == 0
+                            && bits % 8 == 0
+                            && let Ok(offset) = u16::try_from(bits / 8)
+                        {
+                            found.entry(*key).or_insert(offset);
+                        }
+                    });
+                }
+            });
+        }
         found
+    }
+
+    /// The same, where a probe can tell nothing without any of them.
+    ///
+    /// # Errors
+    /// The first that the kernel does not have.
+    pub fn required_offsets(
+        &self,
+        wanted: &[(&'static str, &'static str)],
+    ) -> Result<HashMap<(&'static str, &'static str), u16>, Unavailable> {
+        let found = self.member_offsets(wanted);
+        match wanted.iter().find(|key| !found.contains_key(*key)) {
+            None => Ok(found),
+            Some((structure, member)) => Err(Unavailable::new(
+                format!("this kernel's BTF has no member {member} in struct {structure}"),
+                "please report the kernel's version; its layout is not known to this program",
+            )),
+        }
     }
 
     /// The number of arguments that the programs of each raw tracepoint are given, from the typedefs `btf_trace_NAME`. What the
@@ -121,17 +160,16 @@ impl Btf {
         arguments
     }
 
-    fn member_offset(&self, structure: &Type, member: &str) -> Option<u16> {
+    /// Calls `visit` with name, type, offset in bits, and size in bits (of bit fields, else zero) of each member.
+    fn each_member(&self, structure: &Type, mut visit: impl FnMut(&[u8], u32, u32, u32)) {
         let reader = Reader { bytes: &self.bytes };
-        for index in 0..structure.members as usize {
-            let at = structure.details.checked_add(index.checked_mul(12)?)?;
-            if self.string(reader.u32(at)?)? == member.as_bytes() {
-                let offset = reader.u32(at + 8)?;
-                let (bits, size) = if structure.bit_fields { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
-                return (size == 0 && bits % 8 == 0).then(|| u16::try_from(bits / 8).ok()).flatten();
-            }
+        for at in (0..structure.members as usize).map(|index| structure.details + index * 12) {
+            let (Some(name), Some(referred), Some(offset)) = (reader.u32(at), reader.u32(at + 4), reader.u32(at + 8)) else {
+                return;
+            };
+            let (bits, size) = if structure.bit_fields { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
+            visit(self.string(name).unwrap_or_default(), referred, bits, size);
         }
-        None
     }
 
     /// Calls `visit` with each type and its id; ends early where the bytes make no sense.
@@ -190,9 +228,9 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    /// BTF with `struct request { void *q; int flags:3; unsigned __data_len; }` and the tracepoint `x` with two arguments.
+    /// BTF with `struct request { void *q; int flags:3; unsigned __data_len; union { int hidden; }; }` and the tracepoint `x` with two arguments.
     fn sample() -> Vec<u8> {
-        let strings = b"\0request\0q\0flags\0__data_len\0btf_trace_x\0";
+        let strings = b"\0request\0q\0flags\0__data_len\0btf_trace_x\0hidden\0";
         let at = |name: &str| {
             let text = std::str::from_utf8(strings).unwrap();
             u32::try_from(text.find(&format!("\0{name}\0")).unwrap() + 1).unwrap()
@@ -200,12 +238,13 @@ mod tests {
         let structure = |members: u32| (1 << 31) | (KIND_STRUCT << 24) | members;
         let types: Vec<u32> = [
             vec![0, 1 << 24, 4, 32],
-            vec![at("request"), structure(3), 16],
-            vec![at("q"), 3, 0, at("flags"), 1, (3 << 24) | 64, at("__data_len"), 1, 96],
+            vec![at("request"), structure(4), 24],
+            vec![at("q"), 3, 0, at("flags"), 1, (3 << 24) | 64, at("__data_len"), 1, 96, 0, 7, 160],
             vec![0, 2 << 24, 0],
             vec![0, (KIND_FUNC_PROTO << 24) | 3, 0, 0, 3, 0, 3, 0, 1],
             vec![0, 2 << 24, 4],
             vec![at("btf_trace_x"), KIND_TYPEDEF << 24, 5],
+            vec![0, (KIND_UNION << 24) | 1, 4, at("hidden"), 1, 0],
         ]
         .concat();
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
@@ -223,9 +262,11 @@ mod tests {
     #[test]
     fn members_are_found_and_bit_fields_are_not() {
         let btf = Btf::new(sample()).unwrap();
-        let wanted = [("request", "q"), ("request", "flags"), ("request", "__data_len"), ("request", "gone"), ("none", "q")];
-        let found = btf.member_offsets(&wanted);
-        assert_eq!(found, HashMap::from([(("request", "q"), 0), (("request", "__data_len"), 12)]));
+        let wanted =
+            [("request", "q"), ("request", "flags"), ("request", "__data_len"), ("request", "hidden"), ("request", "gone")];
+        let found = btf.member_offsets(&[&wanted[..], &[("none", "q")]].concat());
+        let expected = [(("request", "q"), 0), (("request", "__data_len"), 12), (("request", "hidden"), 20)];
+        assert_eq!(found, HashMap::from(expected));
     }
 
     #[test]
@@ -239,14 +280,14 @@ mod tests {
         let whole = sample();
         for len in 0..whole.len() {
             if let Some(btf) = Btf::new(whole[..len].to_vec()) {
-                btf.member_offsets(&[("request", "q")]);
+                btf.member_offsets(&[("request", "hidden")]);
             }
         }
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0xff;
             if let Some(btf) = Btf::new(bytes) {
-                btf.member_offsets(&[("request", "__data_len")]);
+                btf.member_offsets(&[("request", "__data_len"), ("request", "hidden")]);
                 btf.raw_tracepoint_arguments(&["x"]);
             }
         }

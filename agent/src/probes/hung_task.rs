@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_common::Record as _;
 use agent_common::hung_task::{Fields, HungTaskRecord};
+use agent_common::{ABSENT, Record as _};
 
 use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
@@ -22,18 +22,34 @@ const FORGET_NS: u64 = 3600 * 1_000_000_000;
 
 /// `sched/sched_process_hang`, with offsets from its `format` file.
 pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
-    if timeout_secs(&kernel.host).is_none() {
-        return Err(Unavailable::new(
-            "this kernel has no hung-task detector (kernel.hung_task_timeout_secs)",
-            "a kernel built with CONFIG_DETECT_HUNG_TASK has it",
-        ));
-    }
+    needs_detector(&kernel.host)?;
     let format = Format::read(&kernel.host, "sched", "sched_process_hang")?;
     let (comm, comm_is_data_loc) = format.text("comm");
     let pid = format.required("sched/sched_process_hang", "pid", 4)?;
     let fields = Fields { pid, comm, comm_is_data_loc: u16::from(comm_is_data_loc) };
     let hook = Hook::Tracepoint { program: "sched_process_hang", category: "sched", name: "sched_process_hang".into() };
     Ok(Rung::new("tracepoint sched/sched_process_hang", &fields, vec![hook]))
+}
+
+/// The same as a raw tracepoint, with offsets from the kernel's BTF: does without tracefs.
+pub fn raw_tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    needs_detector(&kernel.host)?;
+    let [pid, comm] = [("task_struct", "pid"), ("task_struct", "comm")];
+    let offsets = kernel.btf()?.required_offsets(&[pid, comm])?;
+    let at = |member| offsets.get(&member).copied().unwrap_or(ABSENT);
+    let fields = Fields { pid: at(pid), comm: at(comm), comm_is_data_loc: 0 };
+    let hook = Hook::RawTracepoint { program: "sched_process_hang_raw", name: "sched_process_hang" };
+    Ok(Rung::new("raw tracepoint sched_process_hang", &fields, vec![hook]))
+}
+
+fn needs_detector(host: &Host) -> Result<(), Unavailable> {
+    match timeout_secs(host) {
+        Some(_) => Ok(()),
+        None => Err(Unavailable::new(
+            "this kernel has no hung-task detector (kernel.hung_task_timeout_secs)",
+            "a kernel built with CONFIG_DETECT_HUNG_TASK has it",
+        )),
+    }
 }
 
 /// Makes the user half.

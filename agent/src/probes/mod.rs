@@ -17,7 +17,7 @@ mod transport;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agent_common::Global;
+use agent_common::{Global, Registers};
 pub use attach::{Attached, Refused, attach, attach_by};
 pub use reader::{METRICS, ProbeReader, Seen, Stop};
 use serde_json::Value;
@@ -45,7 +45,7 @@ pub const PROBES: &[Row] = &[
         summary: "the OOM killer chose a victim",
         objects: objects!("oom"),
         ring_bytes: 32 << 10,
-        rungs: &[oom::tracepoint],
+        rungs: &[oom::tracepoint, oom::kprobe],
         build: oom::build,
         deadline: Duration::from_millis(100),
         fallbacks: &[
@@ -59,7 +59,7 @@ pub const PROBES: &[Row] = &[
         summary: "a task is blocked for too long",
         objects: objects!("hung_task"),
         ring_bytes: 16 << 10,
-        rungs: &[hung_task::tracepoint],
+        rungs: &[hung_task::tracepoint, hung_task::raw_tracepoint],
         build: hung_task::build,
         deadline: Duration::from_millis(250),
         fallbacks: &[
@@ -77,7 +77,7 @@ pub const PROBES: &[Row] = &[
         summary: "a block request is slow or fails",
         objects: objects!("block_io"),
         ring_bytes: 128 << 10,
-        rungs: &[block_io::btf_tracepoints, block_io::raw_tracepoints, block_io::tracepoints],
+        rungs: &[block_io::btf_tracepoints, block_io::raw_tracepoints, block_io::tracepoints, block_io::kprobes],
         build: block_io::build,
         deadline: Duration::from_millis(50),
         fallbacks: &[
@@ -91,7 +91,7 @@ pub const PROBES: &[Row] = &[
         summary: "a TCP segment is sent again",
         objects: objects!("tcp_retransmit"),
         ring_bytes: 128 << 10,
-        rungs: &[tcp_retransmit::tracepoint],
+        rungs: &[tcp_retransmit::tracepoint, tcp_retransmit::raw_tracepoint],
         build: tcp_retransmit::build,
         deadline: Duration::from_millis(250),
         fallbacks: &[Fallback::Procfs {
@@ -106,7 +106,7 @@ pub const PROBES: &[Row] = &[
         summary: "a process is refused a file descriptor",
         objects: objects!("fd"),
         ring_bytes: 64 << 10,
-        rungs: &[fd::syscall_exits],
+        rungs: &[fd::kretprobes, fd::syscall_exits],
         build: fd::build,
         deadline: Duration::from_millis(100),
         fallbacks: &[Fallback::Procfs {
@@ -205,7 +205,7 @@ pub struct Rung {
 impl Rung {
     /// A rung that hands `fields` to the kernel half.
     pub fn new(source: &'static str, fields: &impl Global, hooks: Vec<Hook>) -> Self {
-        Self { source, globals: vec![("FIELDS", fields.as_bytes().to_vec())], hooks, optional: Vec::new() }
+        Self { source, globals: Vec::new(), hooks, optional: Vec::new() }.with("FIELDS", fields)
     }
 
     /// The same, with hooks that it can do without.
@@ -249,6 +249,31 @@ pub enum Hook {
         /// Name of the tracepoint.
         name: &'static str,
     },
+    /// A function of the kernel, at its start or its return, as the program says.
+    Kprobe {
+        /// The program's name in the object.
+        program: &'static str,
+        /// The names that the function has on the kernels known; the first that this kernel has is taken.
+        functions: &'static [&'static str],
+    },
+}
+
+/// Where the arguments and the result of a probed function are on this processor: `struct pt_regs`
+/// (arch/*/include/uapi/asm/ptrace.h).
+///
+/// # Errors
+/// Nobody has looked it up for this processor.
+fn registers() -> Result<Registers, Unavailable> {
+    match std::env::consts::ARCH {
+        // rdi, rsi, rdx; rax
+        "x86_64" => Ok(Registers { arguments: [112, 104, 96], result: 80 }),
+        // x0, x1, x2; x0
+        "aarch64" => Ok(Registers { arguments: [0, 8, 16], result: 0 }),
+        other => Err(Unavailable::new(
+            format!("this program does not know where a function's arguments are on a processor of type {other}"),
+            "nothing to do; the other ways to attach do without",
+        )),
+    }
 }
 
 /// What rungs ask the running kernel.

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agent_common::Record as _;
-use agent_common::oom::{Fields, OomRecord};
+use agent_common::oom::{Fields, OomRecord, Structures};
+use agent_common::{ABSENT, Record as _};
 
 use super::tracefs::Format;
-use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm};
+use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm, registers};
 use crate::config;
 use crate::host::{Host, Kmsg, KmsgRead};
 use crate::model::{Evidence, KernelEvent, Labels};
@@ -37,6 +37,39 @@ pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable
     };
     let hook = Hook::Tracepoint { program: "mark_victim", category: "oom", name: "mark_victim".into() };
     Ok(Rung::new("tracepoint oom/mark_victim", &fields, vec![hook]))
+}
+
+/// The function that kills, with offsets from the kernel's BTF: does without tracefs, and without the sizes that the tracepoint
+/// adds up.
+pub fn kprobe(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    let required = [("oom_control", "chosen"), ("task_struct", "pid"), ("task_struct", "comm")];
+    let more = [
+        ("task_struct", "cred"),
+        ("cred", "uid"),
+        ("task_struct", "signal"),
+        ("signal_struct", "oom_score_adj"),
+        ("task_struct", "mm"),
+        ("mm_struct", "total_vm"),
+    ];
+    let registers = registers()?;
+    let btf = kernel.btf()?;
+    let (required, more) = (btf.required_offsets(&required)?, btf.member_offsets(&more));
+    let at = |structure, member| required.get(&(structure, member)).or(more.get(&(structure, member))).copied().unwrap_or(ABSENT);
+    let structures = Structures {
+        oom_control_chosen: at("oom_control", "chosen"),
+        task_pid: at("task_struct", "pid"),
+        task_comm: at("task_struct", "comm"),
+        task_cred: at("task_struct", "cred"),
+        cred_uid: at("cred", "uid"),
+        task_signal: at("task_struct", "signal"),
+        signal_oom_score_adj: at("signal_struct", "oom_score_adj"),
+        task_mm: at("task_struct", "mm"),
+        mm_total_vm: at("mm_struct", "total_vm"),
+        page_kb: u16::try_from(rustix::param::page_size() / 1024).unwrap_or(0),
+    };
+    let hook = Hook::Kprobe { program: "oom_kill_process", functions: &["oom_kill_process"] };
+    let rung = Rung::new("kprobe oom_kill_process", &Fields::ABSENT, vec![hook]);
+    Ok(rung.with("STRUCTURES", &structures).with("REGISTERS", &registers))
 }
 
 /// Makes the user half.
@@ -79,7 +112,8 @@ impl Probe for Oom {
         if record.oom_score_adj != i16::MIN {
             evidence.insert("oom_score_adj".into(), record.oom_score_adj.into());
         }
-        evidence.insert("source".into(), "tracepoint oom/mark_victim".into());
+        let source = if record.is_function == 0 { "tracepoint oom/mark_victim" } else { "kprobe oom_kill_process" };
+        evidence.insert("source".into(), source.into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         evidence.insert("trigger_comm".into(), comm(&record.trigger_comm).into());
         evidence.insert("trigger_pid".into(), record.trigger_pid.into());

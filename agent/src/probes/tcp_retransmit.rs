@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_common::Record as _;
-use agent_common::tcp_retransmit::{Connection, Fields, TcpRetransmitRecord};
+use agent_common::tcp_retransmit::{Connection, Fields, Socket, TcpRetransmitRecord};
+use agent_common::{ABSENT, Record as _};
 
 use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable};
@@ -51,6 +51,31 @@ pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable
     };
     let hook = Hook::Tracepoint { program: "tcp_retransmit_skb", category: "tcp", name: "tcp_retransmit_skb".into() };
     Ok(Rung::new("tracepoint tcp/tcp_retransmit_skb", &fields, vec![hook]))
+}
+
+/// The same as a raw tracepoint, with offsets from the kernel's BTF: does without tracefs.
+pub fn raw_tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    const NAME: &str = "tcp_retransmit_skb";
+    const COMMON: &str = "sock_common";
+    let (btf, v6) = (kernel.btf()?, ["skc_v6_rcv_saddr", "skc_v6_daddr"]);
+    let required = ["skc_family", "skc_state", "skc_num", "skc_dport", "skc_rcv_saddr", "skc_daddr"].map(|name| (COMMON, name));
+    let offsets = btf.required_offsets(&required)?;
+    // Without IPv6 in the kernel there are no such addresses.
+    let offsets_v6 = btf.member_offsets(&v6.map(|name| (COMMON, name)));
+    let at = |name| offsets.get(&(COMMON, name)).or_else(|| offsets_v6.get(&(COMMON, name))).copied().unwrap_or(ABSENT);
+    let socket = Socket {
+        skc_family: at("skc_family"),
+        skc_state: at("skc_state"),
+        skc_num: at("skc_num"),
+        skc_dport: at("skc_dport"),
+        skc_rcv_saddr: at("skc_rcv_saddr"),
+        skc_daddr: at("skc_daddr"),
+        skc_v6_rcv_saddr: at("skc_v6_rcv_saddr"),
+        skc_v6_daddr: at("skc_v6_daddr"),
+        has_err: u16::from(btf.raw_tracepoint_arguments(&[NAME]).get(NAME) == Some(&3)),
+    };
+    let hook = Hook::RawTracepoint { program: "tcp_retransmit_skb_raw", name: NAME };
+    Ok(Rung::new("raw tracepoint tcp_retransmit_skb", &Fields::ABSENT, vec![hook]).with("SOCKET", &socket))
 }
 
 /// Makes the user half.

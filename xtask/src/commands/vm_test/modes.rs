@@ -112,7 +112,7 @@ pub const MODES: [Mode; 7] = [
         ebpf: "tcp_retransmit_burst = 2",
         alerting: "",
         circumstances: Circumstances::NoTracefs,
-        probed: |signal| signal == "block_io",
+        probed: |_| true,
         transport: "ring buffer",
         cells: &ONE_EACH,
     },
@@ -187,6 +187,14 @@ impl Mode {
             let probed = (self.probed)(name);
             ensure!(signal["probe"] == probed, "{name} comes from {source}: {}", signal["better"]);
             ensure!(!probed || source.contains(self.transport), "{name} comes through another transport: {source}");
+            let ways = signal["rungs"].as_array().map(Vec::as_slice).unwrap_or_default();
+            // Somebody from whom nothing is kept can attach it in every way.
+            if probed && self.circumstances == Circumstances::Plain {
+                ensure!(!ways.is_empty(), "doctor tried no way to attach {name}");
+                if let Some(way) = ways.iter().find(|way| way["works"] != true) {
+                    bail!("{name} cannot be attached to {}: {}", way["source"], way["why"]);
+                }
+            }
         }
         for collector in doctor["collectors"].as_array().into_iter().flatten() {
             let name = &collector["collector"];
