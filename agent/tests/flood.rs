@@ -49,6 +49,11 @@ fn every_event_of_a_flood_is_received_or_counted_as_lost() {
         let loss = TcpLoss::establish().unwrap();
         loss.lose(3).unwrap();
         let alert = stage.alert("kernel_tcp_retransmit", &[("local", &loss.local.to_string())]);
+        let losses = alert.body["evidence"]["losses"].as_array().cloned().unwrap_or_default();
+        assert!(
+            losses.iter().any(|loss| loss["source"] == "tcp_retransmit" && loss["lost"].as_u64() > Some(0)),
+            "the alert says nothing of what was lost just before it: {alert:#?}"
+        );
         let figures = &stage.strike(&alert)["tcp_retransmit"];
         eprintln!("{}: {retransmitted} retransmits in {took:?}, {peak} KiB resident, {figures:?}", transport.1);
         assert!(figures["lost"] > 0, "that was no flood: {figures:?}");

@@ -7,6 +7,7 @@
 
 pub mod analyzers;
 mod incidents;
+mod losses;
 pub mod patterns;
 mod stats;
 mod store;
@@ -22,6 +23,7 @@ use crate::config::Config;
 use crate::model::{Alert, Observation, Sample, SeriesKey, Timestamp};
 use analyzers::{ANALYZERS, Analyzer, Finding};
 use incidents::Incidents;
+use losses::Losses;
 use store::Inserted;
 
 /// How often series that fell silent are looked for.
@@ -31,7 +33,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Engine {
     store: Store,
     analyzers: Vec<Box<dyn Analyzer>>,
-    /// By series id: bit n is set where analyzer n watches the series.
+    losses: Losses,
+    /// By series id: bit n is set where analyzer n watches the series, the bit behind them where it counts losses.
     watched_by: Vec<u32>,
     incidents: Incidents,
     /// Buffers that are empty between two observations.
@@ -42,8 +45,11 @@ pub struct Engine {
     samples_unusable: u64,
 }
 
+/// The bit of series that count losses.
+const LOSSES: u32 = 31;
+
 // One bit an analyzer.
-const _: () = assert!(ANALYZERS.len() <= 32);
+const _: () = assert!(ANALYZERS.len() <= LOSSES as usize);
 
 impl Engine {
     /// An engine that has seen nothing yet. `hostname` goes into the ids of incidents.
@@ -51,6 +57,7 @@ impl Engine {
         Self {
             store: Store::new(config.storage.ring_buffer_capacity),
             analyzers: ANALYZERS.iter().map(|row| (row.build)(config)).collect(),
+            losses: Losses::default(),
             watched_by: Vec::new(),
             incidents: Incidents::new(config, hostname),
             findings: Vec::new(),
@@ -72,13 +79,17 @@ impl Engine {
 
     /// Takes one observation, made at `at`, and appends what there is to tell to `alerts`.
     pub fn observe(&mut self, at: Timestamp, observation: Observation, alerts: &mut Vec<Alert>) {
+        let told_before = alerts.len();
         match observation {
             Observation::Samples(samples) => {
                 for sample in &samples.values {
                     self.sample(at, sample);
                 }
             }
-            Observation::Event(event) => self.each(|analyzer, findings| analyzer.event(at, &event, findings)),
+            Observation::Event(event) => {
+                self.losses.event(at, &event);
+                self.each(|analyzer, findings| analyzer.event(at, &event, findings));
+            }
             Observation::Log(record) => self.each(|analyzer, findings| analyzer.log(at, &record, findings)),
             Observation::Source(state) => self.each(|analyzer, _| analyzer.source(at, &state)),
             Observation::Tick => {
@@ -93,6 +104,7 @@ impl Engine {
         for finding in self.findings.drain(..) {
             self.incidents.take(at, finding, alerts);
         }
+        alerts.iter_mut().skip(told_before).for_each(|alert| self.losses.tell(alert));
     }
 
     /// What is kept of the samples.
@@ -147,6 +159,9 @@ impl Engine {
         };
         self.samples += 1;
         let mut watched_by = self.watched_by.get(id.index()).copied().unwrap_or(0);
+        if watched_by & (1 << LOSSES) != 0 {
+            self.losses.sample(at, id, sample.value);
+        }
         while watched_by != 0 {
             if let Some(analyzer) = self.analyzers.get_mut(watched_by.trailing_zeros() as usize) {
                 analyzer.sample(at, id, sample.value, &self.store, &mut self.findings);
@@ -156,7 +171,7 @@ impl Engine {
     }
 
     fn ask_who_watches(&mut self, id: SeriesId, key: &SeriesKey) {
-        let mut watched_by = 0;
+        let mut watched_by = u32::from(self.losses.watch(id, key)) << LOSSES;
         for (bit, analyzer) in (0u32..).zip(&mut self.analyzers) {
             watched_by |= u32::from(analyzer.watch(id, key)) << bit;
         }
@@ -179,6 +194,7 @@ impl Engine {
             for analyzer in &mut self.analyzers {
                 analyzer.forget(at, id, &key, &mut self.findings);
             }
+            self.losses.forget(id);
         }
     }
 }

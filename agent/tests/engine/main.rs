@@ -2,6 +2,7 @@
 
 mod events;
 mod kernel_log;
+mod losses;
 mod properties;
 mod thresholds;
 mod witnesses;
