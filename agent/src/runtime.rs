@@ -7,6 +7,7 @@ pub mod capabilities;
 mod collecting;
 mod lacking;
 mod log;
+mod log_facts;
 mod outlet;
 mod privileges;
 mod screen;
@@ -34,7 +35,7 @@ use outlet::Outlet;
 pub use privileges::shed as shed_privileges;
 pub use screen::table;
 use signals::Signal;
-use sources::{Sources, needs_other_sources};
+use sources::{Positions, Sources, needs_other_sources};
 
 /// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.
 const QUEUE: usize = 1024;
@@ -67,7 +68,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let hostname = hostname(&config);
     let mut core = Core::new(&config, &hostname);
     let mut outlet = Outlet::open(&config, &hostname);
-    let mut sources = Sources::start(&config, &queue, probe_log)?;
+    let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
     let mut screen = screen::Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
@@ -99,7 +100,8 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     retiring.spawn(async move { old.close(STOP).await });
                 }
                 if ended {
-                    let mut old = std::mem::replace(&mut sources, Sources::start(&new, &queue, probe_log)?);
+                    let started = Sources::start(&new, &queue, probe_log, sources.positions())?;
+                    let mut old = std::mem::replace(&mut sources, started);
                     retiring.spawn(async move { old.join(Instant::now() + STOP).await });
                     core.note(&sources.signals);
                 }

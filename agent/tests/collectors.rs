@@ -164,6 +164,7 @@ fn has_a_say(file: &str, series: &str) -> bool {
         "proc/uptime" => is("kernel_uptime"),
         "proc/sys/kernel/random/entropy_avail" => is("kernel_entropy"),
         "proc/sys/kernel/hung_task_detect_count" => is("kernel_hung_tasks"),
+        "proc/sys/kernel/hung_task_warnings" => is("kernel_hung_task_warnings"),
         "proc/sys/fs/file-nr" => is("fd_"),
         "proc/1/mountinfo" => series.contains("mount="),
         "proc/diskstats" => is("disk_") && !series.contains("mount="),

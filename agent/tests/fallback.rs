@@ -82,7 +82,7 @@ fn one_oom_kill_is_one_alert_whatever_saw_it() {
     assert_eq!(by_log["labels"]["comm"], oom.comm);
     assert_eq!(by_log["labels"]["cgroup"], oom.cgroup);
     assert_eq!(by_log["evidence"]["source"], "kmsg");
-    assert_eq!(by_log["evidence"]["scope"], "cgroup");
+    assert_eq!(by_log["evidence"]["constraint"], "memcg");
     assert!(by_log["evidence"]["anon_rss_kb"].as_u64().unwrap() > 0, "{by_log}");
 
     let by_probe = probed.wait_for(names(&oom));

@@ -23,6 +23,8 @@ metrics! {
         "Processes that the OOM killer killed since boot; absent before 4.13 (/proc/vmstat oom_kill).";
     counter HUNG_TASKS: Count = "kernel_hung_tasks_total",
         "Hung tasks that the kernel detected since boot; absent before 6.13 (/proc/sys/kernel/hung_task_detect_count).";
+    gauge HUNG_TASK_WARNINGS: Count = "kernel_hung_task_warnings_count",
+        "Hung tasks that the kernel will still log; -1 for all of them (/proc/sys/kernel/hung_task_warnings).";
 }
 
 struct Kernel {
@@ -31,6 +33,8 @@ struct Kernel {
     oom_kills: SeriesKey,
     entropy: Source,
     hung_tasks: Source,
+    hung_task_warnings: ProcFile,
+    warnings: SeriesKey,
 }
 
 /// A file whose first field is the value.
@@ -62,6 +66,8 @@ impl Kernel {
             oom_kills: plain(&OOM_KILLS),
             entropy: source("sys/kernel/random/entropy_avail", &ENTROPY),
             hung_tasks: source("sys/kernel/hung_task_detect_count", &HUNG_TASKS),
+            hung_task_warnings: ProcFile::new(host.procfs("sys/kernel/hung_task_warnings")),
+            warnings: plain(&HUNG_TASK_WARNINGS),
         }
     }
 
@@ -77,6 +83,20 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    fn collect_warnings(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Self { hung_task_warnings, warnings, .. } = self;
+        if let Some(text) = hung_task_warnings.read_if_exists()? {
+            batch.lines(text, |batch, line| {
+                let count = decimal(line).filter(|count| *count >= -1.0 && count.fract() == 0.0);
+                batch.push(warnings, count.ok_or("a whole number from -1 on")?);
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+}
+
 impl Collector for Kernel {
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let results = [
@@ -84,6 +104,7 @@ impl Collector for Kernel {
             self.collect_oom_kills(batch),
             self.entropy.collect(batch),
             self.hung_tasks.collect(batch),
+            self.collect_warnings(batch),
         ];
         results.into_iter().collect()
     }

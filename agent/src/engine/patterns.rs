@@ -120,17 +120,29 @@ pub const PATTERNS: &[Pattern] = &[
             if let Some(uid) = line.number("uid_before") {
                 found.evidence.insert("uid".into(), json!(uid));
             }
+            found.evidence.insert("killed".into(), json!(true));
             let scope = line.scope.filter(|scope| scope.pid.as_deref().is_none_or(|pid| Some(pid) == line.text("pid")));
-            if let Some(cgroup) = scope.map(|scope| &scope.cgroup) {
+            if let Some(cgroup) = scope.and_then(|scope| scope.cgroup.as_ref()) {
                 found.labels.set("cgroup", cgroup);
             }
             let limited = scope.and_then(|scope| scope.limit_cgroup.as_ref());
-            if let Some(cgroup) = limited {
-                found.evidence.insert("limit_cgroup".into(), json!(cgroup));
-            }
-            let memcg = limited.is_some() || line.text("constraint").is_some_and(|text| text.starts_with("Memory"));
-            if memcg || scope.is_some() || line.text("constraint").is_some() {
-                found.evidence.insert("scope".into(), json!(if memcg { "cgroup" } else { "global" }));
+            let constraint = match (scope.and_then(|scope| scope.constraint), line.text("constraint")) {
+                _ if limited.is_some() => Some("memcg"),
+                (_, Some(text)) if text.starts_with("Memory") => Some("memcg"),
+                (Some(constraint), _) => Some(constraint),
+                (None, Some(_)) => Some("none"),
+                (None, None) => None,
+            };
+            let mut fact = |name: &str, fact: Option<&str>| {
+                if let Some(fact) = fact {
+                    found.evidence.insert(name.into(), json!(fact));
+                }
+            };
+            fact("limit_cgroup", limited.map(String::as_str));
+            fact("constraint", constraint);
+            fact("trigger_comm", scope.and_then(|scope| scope.trigger_comm.as_deref()));
+            if let Some(pid) = scope.and_then(|scope| scope.trigger_pid) {
+                found.evidence.insert("trigger_pid".into(), json!(pid));
             }
             let rss = ["anon_rss_kb", "file_rss_kb", "shmem_rss_kb"].iter().filter_map(|name| line.number(name));
             let rss = rss.fold(0, u64::saturating_add);
@@ -183,7 +195,9 @@ pub const PATTERNS: &[Pattern] = &[
             if let Some(operation) = line.text("op").and_then(operation) {
                 found.labels.set("operation", operation);
             }
-            ["error", "sector"].iter().for_each(|name| found.fact(line, name));
+            found.fact(line, "sector");
+            let error = line.text("error").unwrap_or_default();
+            found.evidence.insert("error".into(), json!(error_name(error).unwrap_or(error)));
         },
     },
     Pattern {
@@ -330,14 +344,80 @@ fn operation(op: &str) -> Option<&'static str> {
     })
 }
 
-/// Whose memory an OOM kill is about: comes in a line of its own before the kill.
-#[derive(Debug)]
+/// The probe's name of what memory was short of (`enum oom_constraint`, include/linux/oom.h).
+fn constraint(text: &str) -> &'static str {
+    match text {
+        "MEMCG" => "memcg",
+        "CPUSET" => "cpuset",
+        "MEMORY_POLICY" => "memory_policy",
+        _ => "none",
+    }
+}
+
+/// The probe's name of an error that the kernel's log puts into words (blk_errors, block/blk-core.c).
+fn error_name(error: &str) -> Option<&'static str> {
+    Some(match error {
+        "I/O" => "EIO",
+        "timeout" => "ETIMEDOUT",
+        "recoverable transport" => "ENOLINK",
+        "critical target" => "EREMOTEIO",
+        "critical nexus" => "EBADE",
+        "critical medium" => "ENODATA",
+        "critical space allocation" => "ENOSPC",
+        "protection" => "EILSEQ",
+        _ => return None,
+    })
+}
+
+/// Whose memory an OOM kill is about, and who asked for more: comes in lines of its own before the kill, all of them limited in
+/// their rate.
+#[derive(Debug, Default)]
 struct Scope {
     at: Timestamp,
     pid: Option<String>,
-    cgroup: String,
+    cgroup: Option<String>,
+    /// The probe's name of what memory was short of.
+    constraint: Option<&'static str>,
     /// The cgroup whose limit was hit; `None` where the host ran out.
     limit_cgroup: Option<String>,
+    trigger_comm: Option<String>,
+    trigger_pid: Option<u32>,
+}
+
+/// Whom or what a line names that more can be found out about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named<'a> {
+    /// A task that is blocked.
+    Blocked(u32),
+    /// The victim of the OOM killer, on its way out.
+    Killed(u32),
+    /// The cgroup whose limit makes the next victim.
+    Limiting(&'a str),
+}
+
+impl Named<'_> {
+    /// The stem of the probe that finds this out where it is attached.
+    pub const fn signal(self) -> &'static str {
+        match self {
+            Self::Blocked(_) => "hung_task",
+            Self::Killed(_) | Self::Limiting(_) => "oom",
+        }
+    }
+}
+
+/// Looks at a line of the kernel's log for what the host can still tell about; costs far less than reading it.
+pub fn named(text: &str) -> Option<Named<'_>> {
+    let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    if let Some(rest) = text.strip_prefix("INFO: task ") {
+        let (task, _) = rest.split_once(" blocked ")?;
+        return task.rsplit_once(':')?.1.parse().ok().map(Named::Blocked);
+    }
+    if let Some(rest) = text.strip_prefix("oom-kill:") {
+        return Some(Named::Limiting(rest.split_once(",oom_memcg=")?.1.split_once(",task_memcg=")?.0));
+    }
+    let (start, rest) = text.split_once("Killed process ")?;
+    let is_kernels = start.is_empty() || start.starts_with("Out of memory") || start.starts_with("Memory cgroup out of memory");
+    if is_kernels { number(rest).map(Named::Killed) } else { None }
 }
 
 /// All patterns, compiled, and what must be remembered between two lines.
@@ -349,10 +429,12 @@ pub struct Patterns {
     scope: Option<Scope>,
 }
 
-/// Lines that say whose memory it is: from 5.0, and before.
-const SCOPES: [&str; 2] = [
-    r"^oom-kill:constraint=[A-Z_]+,(?:.*,)?(?:oom_memcg=(?P<limit>.*)|global_oom),task_memcg=(?P<cgroup>.*),task=.*,pid=(?P<pid>[0-9]+),uid=[0-9]+$",
+/// Lines that say whose memory it is, from 5.0 and before; and who asked for more, with the line of the stack that follows.
+const SCOPES: [&str; 4] = [
+    r"^oom-kill:constraint=CONSTRAINT_(?P<constraint>[A-Z_]+),(?:.*,)?(?:oom_memcg=(?P<limit>.*)|global_oom),task_memcg=(?P<cgroup>.*),task=.*,pid=(?P<pid>[0-9]+),uid=[0-9]+$",
     r"^Task in (?P<cgroup>/.*) killed as a result of limit of (?P<limit>/.*)$",
+    r"^(?P<trigger>.*) invoked oom-killer: gfp_mask=",
+    r"^CPU: [0-9]+ (?:UID: [0-9]+ )?PID: (?P<trigger_pid>[0-9]+) Comm: ",
 ];
 
 impl Default for Patterns {
@@ -387,7 +469,22 @@ impl Patterns {
         let captures = regex.captures(text)?;
         let Some(pattern) = PATTERNS.get(matched) else {
             let owned = |name: &str| captures.name(name).map(|found| found.as_str().to_owned());
-            self.scope = Some(Scope { at, pid: owned("pid"), cgroup: owned("cgroup")?, limit_cgroup: owned("limit") });
+            let known = self.scope.take().filter(|scope| at.since(scope.at) <= SCOPE_LIFETIME).unwrap_or_default();
+            let trigger_pid = captures.name("trigger_pid").and_then(|pid| pid.as_str().parse().ok());
+            self.scope = Some(match (owned("trigger"), owned("cgroup")) {
+                (Some(trigger), _) => Scope { at, trigger_comm: Some(trigger), ..Scope::default() },
+                (None, Some(cgroup)) => Scope {
+                    at,
+                    pid: owned("pid"),
+                    cgroup: Some(cgroup),
+                    constraint: captures.name("constraint").map(|text| constraint(text.as_str())),
+                    limit_cgroup: owned("limit"),
+                    ..known
+                },
+                // Any stack in the log has such a line; only the one behind a trigger is the trigger's.
+                (None, None) if known.trigger_comm.is_some() => Scope { trigger_pid: known.trigger_pid.or(trigger_pid), ..known },
+                (None, None) => known,
+            });
             return None;
         };
         let scope = self.scope.as_ref().filter(|scope| at.since(scope.at) <= SCOPE_LIFETIME);

@@ -3,6 +3,7 @@
 //! Facts are told one by one, so that of a process that does not answer in time, those are had that came before.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,14 @@ impl Host {
             facts.insert("enrichment".into(), stuck.to_string().into());
         }
         facts
+    }
+
+    /// The limit of a memory cgroup in bytes, version 2 (`memory.max`) or 1 (`memory.limit_in_bytes`).
+    pub fn memory_limit(&self, cgroup: &str) -> Option<u64> {
+        let relative = Path::new(cgroup).strip_prefix("/").ok()?;
+        let root = self.sysfs("fs/cgroup");
+        let files = [root.join(relative).join("memory.max"), root.join("memory").join(relative).join("memory.limit_in_bytes")];
+        files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
     }
 
     /// Of the descriptors of process `pid`: how many of which kind, and what most of them lead to. May wait.

@@ -51,10 +51,22 @@ impl Kmsg {
     /// # Errors
     /// There is no such device, or it may not be read: with `kernel.dmesg_restrict=1` that takes CAP_SYSLOG.
     pub fn open_at_end(host: &Host) -> Result<Self, ReadError> {
+        Self::open(host, SeekFrom::End(0))
+    }
+
+    /// Opens the log at the oldest record that is still there.
+    ///
+    /// # Errors
+    /// As [`Self::open_at_end`].
+    pub fn open_at_start(host: &Host) -> Result<Self, ReadError> {
+        Self::open(host, SeekFrom::Start(0))
+    }
+
+    fn open(host: &Host, from: SeekFrom) -> Result<Self, ReadError> {
         let path = host.rootfs("/dev/kmsg");
         let open = || {
             let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(&path)?;
-            file.seek(SeekFrom::End(0))?;
+            file.seek(from)?;
             Ok(file)
         };
         match open() {

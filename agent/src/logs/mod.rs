@@ -24,8 +24,8 @@ pub struct Row {
     pub summary: &'static str,
     /// What it is called in `[log_analyzer] sources`.
     pub key: LogSourceName,
-    /// Opens it; must be called within a runtime.
-    pub open: fn(&Host) -> Result<Box<dyn LogSource>, Unavailable>,
+    /// Opens it, at the record with this sequence number where one is given, else at its end; must be called within a runtime.
+    pub open: fn(&Host, Option<u64>) -> Result<Box<dyn LogSource>, Unavailable>,
 }
 
 /// A record, and what was missed before it.
@@ -33,7 +33,7 @@ pub struct Row {
 pub struct Logged {
     /// The record.
     pub record: LogRecord,
-    /// Records that were lost between the one before and this one.
+    /// Records that were lost between the one before and this one: overwritten, or not in the form of the log.
     pub lost: u64,
 }
 

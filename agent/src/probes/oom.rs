@@ -5,7 +5,6 @@
 //! the cgroup file system the rest. The tracepoint also fires for a victim that was exiting already, so the kill is stated
 //! only where the log says it.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -161,7 +160,7 @@ impl Probe for Oom {
         if let Some(path) = report.victim_cgroup.or(cgroup.filter(|path| !limited || path != "/")) {
             if limited {
                 let limiting = report.limiting_cgroup.unwrap_or_else(|| path.clone());
-                facts.evidence("limit_bytes", memory_limit(&self.host, &limiting));
+                facts.evidence("limit_bytes", self.host.memory_limit(&limiting));
                 facts.evidence("limit_cgroup", Some(limiting));
             }
             facts.label("cgroup", path);
@@ -236,14 +235,6 @@ impl Report {
             }
         }
     }
-}
-
-/// The limit of a memory cgroup in bytes, version 2 (`memory.max`) or 1 (`memory.limit_in_bytes`).
-fn memory_limit(host: &Host, cgroup: &str) -> Option<u64> {
-    let relative = Path::new(cgroup).strip_prefix("/").ok()?;
-    let root = host.sysfs("fs/cgroup");
-    let files = [root.join(relative).join("memory.max"), root.join("memory").join(relative).join("memory.limit_in_bytes")];
-    files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
 #[cfg(test)]

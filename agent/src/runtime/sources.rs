@@ -1,5 +1,6 @@
 //! Everything that makes observations: the threads of probes and collectors, and a task for each log.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,12 +10,13 @@ use tokio::task::JoinHandle;
 
 use super::Queue;
 use super::collecting::Collecting;
+use super::log_facts::LogFacts;
 use super::signals::{self, Signal};
 use super::stop::{FIRST, LONGEST, POLL, Part, StopFlag, keep_running};
 use crate::config::Config;
 use crate::host::{self, Host};
 use crate::logs;
-use crate::model::{Labels, Metric, Observation, Sample, Samples, SeriesKey, Unit};
+use crate::model::{Labels, Metric, Observation, Sample, Samples, SeriesKey, SourceState, Unit};
 use crate::probes::{ProbeReader, Seen, Stop};
 
 /// How much of the time of a stop the sources have to hand over what they hold; the rest is for the alerts, and for the kernel
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const LOG_LOST: Metric = Metric::counter(
     "agent_log_records_lost_total",
     Unit::Count,
-    "Records of a log that were overwritten before they were read, by gaps in their sequence numbers",
+    "Records of a log that were overwritten before they were read or were malformed, by gaps in their sequence numbers",
 );
 
 /// Whether the sources were made from something that is now different.
@@ -36,6 +38,10 @@ pub fn needs_other_sources(old: &Config, new: &Config) -> bool {
         || old.log_analyzer != new.log_analyzer
         || old.agent.collect_interval != new.agent.collect_interval
 }
+
+/// By log: the sequence number of the record that will be read next, 0 where none has been read. Kept over a reload, so that what is
+/// logged in between is read, or counted as lost.
+pub type Positions = BTreeMap<&'static str, Arc<AtomicU64>>;
 
 /// Everything that makes observations.
 pub struct Sources {
@@ -48,14 +54,15 @@ pub struct Sources {
     parts: Vec<Part>,
     logs: Vec<JoinHandle<()>>,
     log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
+    positions: Positions,
 }
 
 impl Sources {
-    /// Attaches the probes and starts the threads and tasks.
+    /// Attaches the probes and starts the threads and tasks. Logs are read on from `positions`.
     ///
     /// # Errors
     /// The system gives no threads or file descriptors.
-    pub fn start(config: &Config, queue: &Queue, probe_log: bool) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, queue: &Queue, probe_log: bool, positions: &Positions) -> anyhow::Result<Self> {
         let host = Host::new(config.host.clone());
         let (attached, signals) = signals::attach(config, &host, probe_log);
         let stop = StopFlag::default();
@@ -68,6 +75,7 @@ impl Sources {
             parts: Vec::new(),
             logs: Vec::new(),
             log_losses: Vec::new(),
+            positions: positions.clone(),
         };
         if !attached.is_empty() {
             let mut reader = ProbeReader::new(attached, &host, &config.ebpf, config.agent.collect_interval);
@@ -92,20 +100,30 @@ impl Sources {
     }
 
     fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue) {
-        if !config.log_analyzer.enabled {
-            return;
-        }
-        for row in logs::SOURCES.iter().filter(|row| config.log_analyzer.sources.contains(&row.key)) {
+        let probed: BTreeSet<_> = self.signals.iter().filter(|signal| signal.probed).map(|signal| signal.name).collect();
+        for row in logs::SOURCES {
+            if !config.log_analyzer.enabled || !config.log_analyzer.sources.contains(&row.key) {
+                // Where the queue is full the engine goes on expecting lines for no longer than it takes to say so.
+                let _ = queue.try_send((host::now(), read(row, false)));
+                continue;
+            }
             // One that cannot be opened now is tried again: a device node or a permission may come later.
-            let note = (row.open)(host).map_or_else(|unavailable| unavailable.to_string(), |_| row.summary.to_owned());
+            let note = (row.open)(host, None).map_or_else(|unavailable| unavailable.to_string(), |_| row.summary.to_owned());
             self.log_notes.push(format!("{}: {note}", row.name));
             let lost = Arc::new(AtomicU64::new(0));
             self.log_losses.push((SeriesKey::new(&LOG_LOST, Labels::new().with("source", row.name)), Arc::clone(&lost)));
-            let (host, queue) = (host.clone(), queue.clone());
+            let position = Arc::clone(self.positions.entry(row.name).or_default());
+            let (host, queue, probed) = (host.clone(), queue.clone(), probed.clone());
             self.logs.push(tokio::spawn(keep_running(format!("log {}", row.name), move || {
-                follow(row, host.clone(), queue.clone(), Arc::clone(&lost))
+                let facts = LogFacts::new(host.clone(), probed.clone());
+                follow(row, host.clone(), queue.clone(), facts, Arc::clone(&lost), Arc::clone(&position))
             })));
         }
+    }
+
+    /// Where the logs are read on.
+    pub fn positions(&self) -> &Positions {
+        &self.positions
     }
 
     /// What the logs lost.
@@ -141,18 +159,42 @@ fn observation_of(seen: Seen) -> Observation {
     }
 }
 
-/// Reads one log, and opens it again where it ended. What stays the same is said once.
-async fn follow(row: &'static logs::Row, host: Host, queue: Queue, lost: Arc<AtomicU64>) {
+/// Says that a log is read, or not any more.
+fn read(row: &logs::Row, is_read: bool) -> Observation {
+    Observation::Source(SourceState { signal: row.name, probed: is_read })
+}
+
+/// Reads one log, and opens it again where it ended, at the record that comes next. What stays the same is said once.
+async fn follow(
+    row: &'static logs::Row,
+    host: Host,
+    queue: Queue,
+    mut facts: LogFacts,
+    lost: Arc<AtomicU64>,
+    position: Arc<AtomicU64>,
+) {
     let mut wait = FIRST;
     let mut said = String::new();
     loop {
-        let ended = match (row.open)(&host) {
+        let next = Some(position.load(Ordering::Relaxed)).filter(|next| *next > 0);
+        let opened = (row.open)(&host, next);
+        if queue.send((host::now(), read(row, opened.is_ok()))).await.is_err() {
+            return;
+        }
+        let ended = match opened {
             Ok(mut source) => loop {
                 match source.next().await {
-                    Ok(logged) => {
+                    Ok(mut logged) => {
                         wait = FIRST;
                         said.clear();
                         lost.fetch_add(logged.lost, Ordering::Relaxed);
+                        if let Some(sequence) = logged.record.sequence {
+                            position.store(sequence.saturating_add(1), Ordering::Relaxed);
+                        }
+                        // What a process wrote into the log is not worth a question.
+                        if logged.record.source == row.name {
+                            logged.record.facts = facts.find(&logged.record.text).await;
+                        }
                         if queue.send((host::now(), Observation::Log(logged.record))).await.is_err() {
                             return;
                         }

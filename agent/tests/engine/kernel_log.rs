@@ -1,6 +1,7 @@
 //! Lines of the kernel's log in the wording of all generations, and what stands in for what.
 
-use sysops_agent::engine::patterns::Patterns;
+use serde_json::json;
+use sysops_agent::engine::patterns::{Named, Patterns, named};
 use sysops_agent::model::Severity::{Critical, Warn};
 use sysops_agent::model::Status::Firing;
 use sysops_agent::model::{Evidence, LogRecord, Observation, Severity};
@@ -277,7 +278,9 @@ fn an_oom_kill_is_told_with_its_cgroup_and_numbers() {
     {
         assert_eq!(alert.evidence[fact], value, "{fact}");
     }
-    for (fact, value) in [("source", "kmsg"), ("limit_cgroup", "/box"), ("scope", "cgroup"), ("oom_score_adj", "100")] {
+    for (fact, value) in
+        [("source", "kmsg"), ("limit_cgroup", "/box"), ("constraint", "memcg"), ("killed", "true"), ("oom_score_adj", "100")]
+    {
         assert_eq!(alert.evidence[fact].to_string().trim_matches('"'), value, "{fact}");
     }
     // The line was about another process, or too long ago.
@@ -295,6 +298,56 @@ fn an_oom_kill_is_told_with_its_cgroup_and_numbers() {
     host.line("Killed process 12 (z) total-vm:1kB, anon-rss:1kB, file-rss:0kB, shmem-rss:0kB");
     let alert = host.only();
     assert_eq!((alert.labels.get("cgroup"), alert.evidence["limit_cgroup"].as_str()), (Some("/docker/abc"), Some("/docker")));
+}
+
+#[test]
+fn an_oom_kill_is_told_with_who_asked_for_memory() {
+    let mut host = Host::new();
+    host.line("tail invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0");
+    host.line("CPU: 1 UID: 0 PID: 4711 Comm: tail Not tainted 6.18.44 #1 PREEMPT(lazy) ");
+    host.line("oom-kill:constraint=CONSTRAINT_CPUSET,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/z,task=x,pid=9,uid=0");
+    let kill = "Out of memory: Killed process 9 (x) total-vm:1kB, anon-rss:1kB, file-rss:0kB, shmem-rss:0kB";
+    host.line(kill);
+    let evidence = host.only().evidence;
+    for (fact, value) in
+        [("trigger_comm", json!("tail")), ("trigger_pid", json!(4711)), ("constraint", json!("cpuset")), ("killed", json!(true))]
+    {
+        assert_eq!(evidence[fact], value, "{fact}");
+    }
+    // The stack of something else, and a kill whose lines were held back.
+    host.line("CPU: 1 PID: 12 Comm: cat Tainted: G        W");
+    host.line(&kill.replace("process 9", "process 10"));
+    let evidence = host.only().evidence;
+    assert_eq!((evidence.get("trigger_pid"), &evidence["constraint"]), (None, &json!("none")));
+}
+
+#[test]
+fn facts_of_whom_a_line_names_are_in_its_alert() {
+    let mut host = Host::new();
+    let mut facts = Evidence::new();
+    facts.insert("wchan".into(), json!("rpc_wait"));
+    facts.insert("line".into(), json!("another"));
+    host.observe(Observation::Log(LogRecord { source: "kmsg", level: Some(3), sequence: None, text: HUNG.into(), facts }));
+    let evidence = host.only().evidence;
+    assert_eq!((&evidence["wchan"], &evidence["line"]), (&json!("rpc_wait"), &json!(HUNG)));
+}
+
+#[test]
+fn who_is_named_is_known_without_reading_the_line() {
+    let limit = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/b,ox,task_memcg=/b,ox/a,task=x,pid=1,uid=0";
+    assert_eq!(named(limit), Some(Named::Limiting("/b,ox")));
+    let mut patterns = Patterns::new();
+    for (line, metric, labels, ..) in LINES {
+        let pid = |prefix: &str| labels.split(prefix).nth(1).and_then(|rest| rest.split('"').next()?.parse().ok()).unwrap_or(0);
+        let is_detail = patterns.read(Host::time(0), line).unwrap().1.is_detail;
+        let expected = match *metric {
+            "kernel_oom_kill" => Some(Named::Killed(pid("pid=\""))),
+            "kernel_hung_task" if !is_detail => Some(Named::Blocked(pid("pid=\""))),
+            _ => None,
+        };
+        assert_eq!(named(line), expected, "{line}");
+    }
+    assert!(LOOK_ALIKES.iter().all(|line| named(line).is_none() || line.starts_with("Killed process 12 by hand")));
 }
 
 const HUNG: &str = "INFO: task cat:12 blocked for more than 120 seconds.";
