@@ -31,8 +31,8 @@ pub struct OomRecord {
     pub trigger_pid: u32,
     /// The victim's `oom_score_adj`; `i16::MIN` where unknown.
     pub oom_score_adj: i16,
-    /// One where the record comes from the probe on `oom_kill_process`, zero from the tracepoint.
-    pub is_function: u16,
+    /// Where the record comes from: [`OomRecord::TRACEPOINT`], [`OomRecord::RAW_TRACEPOINT`] or [`OomRecord::FUNCTION`].
+    pub hook: u16,
     /// Command name of the victim; empty where the tracepoint does not carry it.
     pub victim_comm: [u8; COMM_LEN],
     /// Command name of the trigger.
@@ -42,6 +42,12 @@ pub struct OomRecord {
 impl OomRecord {
     /// A size that the kernel's tracepoint does not report.
     pub const UNKNOWN: u64 = u64::MAX;
+    /// From `oom/mark_victim` as tracefs describes it.
+    pub const TRACEPOINT: u16 = 0;
+    /// From the arguments of `mark_victim`.
+    pub const RAW_TRACEPOINT: u16 = 1;
+    /// From the probe on `oom_kill_process`.
+    pub const FUNCTION: u16 = 2;
 }
 
 /// Offsets of the tracepoint's fields, by their names in its `format` file; [`ABSENT`](crate::ABSENT) where there is none.
@@ -75,7 +81,7 @@ impl Fields {
     };
 }
 
-/// Offsets for the probe on `oom_kill_process`, by structure and member; [`ABSENT`](crate::ABSENT) where there is none.
+/// Offsets for the raw tracepoint and for the probe on `oom_kill_process`, by structure and member; [`ABSENT`](crate::ABSENT) where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the names are the kernel's own")]
@@ -91,6 +97,8 @@ pub struct Structures {
     pub mm_total_vm: u16,
     /// Size of a page in kilobytes.
     pub page_kb: u16,
+    /// One where the argument of the raw tracepoint is the victim's id, zero where it is the victim.
+    pub argument_is_pid: u16,
 }
 
 impl Structures {
@@ -106,10 +114,11 @@ impl Structures {
         task_mm: ABSENT,
         mm_total_vm: ABSENT,
         page_kb: 0,
+        argument_is_pid: 0,
     };
 }
 
-const _: () = assert!(size_of::<Structures>() == 10 * 2);
+const _: () = assert!(size_of::<Structures>() == 11 * 2);
 
 // SAFETY: repr(C), 16-bit integers only.
 unsafe impl Global for Structures {}

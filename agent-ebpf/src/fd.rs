@@ -1,6 +1,6 @@
 //! Probe `fd`: a process was refused a file descriptor.
 //!
-//! Two ways to see it: the result of the kernel's function that allocates descriptors, with that of the one that allocates open
+//! Two places to see it: the result of the kernel's function that allocates descriptors, with that of the one that allocates open
 //! files, or one program attached to many `syscalls/sys_exit_*` tracepoints, which share one layout.
 
 #![no_std]
@@ -12,9 +12,9 @@ use agent_common::fd::{FdRecord, Fields};
 use agent_common::{Count, Registers};
 use agent_ebpf::{Fold, count, current_comm, current_process, field, global, increment, monotonic_ns, register, send, trace};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::{kretprobe, map, tracepoint};
+use aya_ebpf::macros::{fexit, kretprobe, map, tracepoint};
 use aya_ebpf::maps::LruHashMap;
-use aya_ebpf::programs::{RetProbeContext, TracePointContext};
+use aya_ebpf::programs::{FExitContext, RetProbeContext, TracePointContext};
 
 /// Records of one process that pass each second.
 const BY_SECOND: u32 = 1;
@@ -45,26 +45,58 @@ static PROCESSES: LruHashMap<u32, State> = LruHashMap::with_max_entries(2048, 0)
 #[tracepoint]
 pub fn sys_exit(ctx: TracePointContext) -> u32 {
     let result: i64 = field(&ctx, global!(FIELDS.ret), 0);
-    returned(&ctx, result, || field(&ctx, global!(FIELDS.syscall_nr), 0))
+    returned(&ctx, result, || field(&ctx, global!(FIELDS.syscall_nr), 0)) as u32
+}
+
+/// Return of `alloc_fd(start, flags)`: a descriptor, or `-EMFILE`
+#[fexit(function = "alloc_fd")]
+pub fn alloc_fd_exit2(ctx: FExitContext) -> i32 {
+    exited(&ctx, ctx.arg(2))
+}
+
+/// Return of `alloc_fd(start, end, flags)`
+#[fexit(function = "alloc_fd")]
+pub fn alloc_fd_exit3(ctx: FExitContext) -> i32 {
+    exited(&ctx, ctx.arg(3))
+}
+
+/// Return of `__alloc_fd(files, start, end, flags)`
+#[fexit(function = "__alloc_fd")]
+pub fn alloc_fd_exit4(ctx: FExitContext) -> i32 {
+    exited(&ctx, ctx.arg(4))
+}
+
+/// Return of `alloc_empty_file(flags, cred)`: an open file, or `-ENFILE` as a pointer
+#[fexit(function = "alloc_empty_file")]
+pub fn alloc_empty_file_exit(ctx: FExitContext) -> i32 {
+    refused_a_file(&ctx, ctx.arg(2))
 }
 
 /// Return of `alloc_fd`: a descriptor, or `-EMFILE`
 #[kretprobe]
 pub fn alloc_fd(ctx: RetProbeContext) -> u32 {
-    // An int: the upper half of the register is anything.
-    let result = register(&ctx, global!(REGISTERS.result)) as i32;
-    returned(&ctx, i64::from(result), || FdRecord::UNKNOWN)
+    exited(&ctx, register(&ctx, global!(REGISTERS.result))) as u32
 }
 
 /// Return of `alloc_empty_file`: an open file, or `-ENFILE` as a pointer
 #[kretprobe]
 pub fn alloc_empty_file(ctx: RetProbeContext) -> u32 {
-    let result = register(&ctx, global!(REGISTERS.result)) as i64;
-    if result == -ENFILE { returned(&ctx, result, || FdRecord::UNKNOWN) } else { 0 }
+    refused_a_file(&ctx, register(&ctx, global!(REGISTERS.result))) as u32
 }
 
 #[inline(always)]
-fn returned(ctx: &impl EbpfContext, result: i64, syscall: impl FnOnce() -> u32) -> u32 {
+fn exited(ctx: &impl EbpfContext, result: u64) -> i32 {
+    // An int: the upper half of the register is anything.
+    returned(ctx, i64::from(result as i32), || FdRecord::UNKNOWN)
+}
+
+#[inline(always)]
+fn refused_a_file(ctx: &impl EbpfContext, result: u64) -> i32 {
+    if result as i64 == -ENFILE { returned(ctx, -ENFILE, || FdRecord::UNKNOWN) } else { 0 }
+}
+
+#[inline(always)]
+fn returned(ctx: &impl EbpfContext, result: i64, syscall: impl FnOnce() -> u32) -> i32 {
     let refused = result == -EMFILE || result == -ENFILE;
     if result < 0 && !refused {
         return 0;
@@ -108,7 +140,7 @@ fn returned(ctx: &impl EbpfContext, result: i64, syscall: impl FnOnce() -> u32) 
 }
 
 #[inline(always)]
-fn remember(pid: u32, state: State) -> u32 {
+fn remember(pid: u32, state: State) -> i32 {
     if PROCESSES.insert(pid, &state, 0).is_err() {
         count(Count::Untracked);
     }

@@ -193,6 +193,7 @@ impl Hook {
             Self::Tracepoint { program, .. }
             | Self::BtfTracepoint { program, .. }
             | Self::RawTracepoint { program, .. }
+            | Self::Fexit { program, .. }
             | Self::Kprobe { program, .. } => *program,
         };
         let missing = || Unavailable::new(format!("the object has no program {name}"), "rebuild it: cargo xtask ebpf");
@@ -212,6 +213,13 @@ impl Hook {
                 let types = types.get_or_init(Btf::from_sys_fs).as_ref().map_err(|error| explain(&load, error))?;
                 program.load(tracepoint, types).map_err(|error| explain(&load, &error))?;
                 let attempt = format!("attach to BTF tracepoint {tracepoint}");
+                program.attach().map(drop).map_err(|error| explain(&attempt, &error))
+            }
+            (Self::Fexit { function, .. }, Program::FExit(program)) => {
+                let load = format!("load program {name}");
+                let types = types.get_or_init(Btf::from_sys_fs).as_ref().map_err(|error| explain(&load, error))?;
+                program.load(function, types).map_err(|error| explain(&load, &error))?;
+                let attempt = format!("attach to the return of the kernel's function {function}");
                 program.attach().map(drop).map_err(|error| explain(&attempt, &error))
             }
             (Self::RawTracepoint { name: tracepoint, .. }, Program::RawTracePoint(program)) => {

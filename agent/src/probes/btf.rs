@@ -18,6 +18,7 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -148,13 +149,29 @@ impl Btf {
                 prototypes.entry(kind.referred).or_insert_with(Vec::new).extend(tracepoints);
             }
         });
+        // The first is the tracepoint's private data, which programs do not see.
+        let arguments = self.arguments_of(&prototypes).into_iter();
+        arguments.filter_map(|(tracepoint, count)| Some((tracepoint, count.checked_sub(1)?))).collect()
+    }
+
+    /// The number of arguments of functions. What the kernel does not have is not in the answer.
+    pub fn function_arguments<'a>(&self, functions: &[&'a str]) -> HashMap<&'a str, u32> {
+        let mut prototypes = HashMap::new();
+        self.each_type(|_, kind| {
+            let name = if kind.kind == KIND_FUNC { self.string(kind.name_offset) } else { None };
+            if let Some(function) = functions.iter().find(|function| name == Some(function.as_bytes())) {
+                prototypes.entry(kind.referred).or_insert_with(Vec::new).push(*function);
+            }
+        });
+        self.arguments_of(&prototypes)
+    }
+
+    /// The number of arguments of each name, from the prototypes that they have.
+    fn arguments_of<'a>(&self, prototypes: &HashMap<u32, Vec<&'a str>>) -> HashMap<&'a str, u32> {
         let mut arguments = HashMap::new();
         self.each_type(|id, kind| {
-            // The first is the tracepoint's private data, which programs do not see.
-            if let (KIND_FUNC_PROTO, Some(tracepoints), Some(count)) =
-                (kind.kind, prototypes.get(&id), kind.members.checked_sub(1))
-            {
-                arguments.extend(tracepoints.iter().map(|tracepoint| (*tracepoint, count)));
+            if let (KIND_FUNC_PROTO, Some(names)) = (kind.kind, prototypes.get(&id)) {
+                arguments.extend(names.iter().map(|name| (*name, kind.members)));
             }
         });
         arguments
@@ -267,6 +284,16 @@ mod tests {
         let found = btf.member_offsets(&[&wanted[..], &[("none", "q")]].concat());
         let expected = [(("request", "q"), 0), (("request", "__data_len"), 12), (("request", "hidden"), 20)];
         assert_eq!(found, HashMap::from(expected));
+    }
+
+    #[test]
+    fn the_running_kernel_knows_the_arguments_of_its_functions() {
+        let Ok(btf) = Btf::read(&Host::new(crate::config::HostRoots::default())) else {
+            println!("the running kernel has no BTF: nothing to compare");
+            return;
+        };
+        let found = btf.function_arguments(&["vfs_read", "no_such_function"]);
+        assert_eq!(found, HashMap::from([("vfs_read", 4)]));
     }
 
     #[test]

@@ -19,15 +19,43 @@ use crate::model::{Evidence, KernelEvent, Labels};
 /// raw tracepoint behind all of them needs no such wait, but runs with every system call of the host, and that costs more.
 const SYSCALLS: &[&str] = &["open", "openat", "openat2", "socket", "accept", "accept4", "dup", "pipe2", "epoll_create1"];
 
+/// The names of the function that allocates a descriptor.
+const FUNCTIONS: [&str; 2] = ["__alloc_fd", "alloc_fd"];
+/// The function that allocates an open file.
+const SYSTEM_FUNCTION: &str = "alloc_empty_file";
+
 /// `EMFILE` on every architecture with the generic numbers.
 const EMFILE: u32 = 24;
 
-/// The kernel's functions that allocate a descriptor and an open file, at their return. This costs only where one is allocated,
+/// The kernel's function that allocates a descriptor, at its return, and the one that allocates an open file.
+pub fn fexit(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    // Until 5.10 the first is what the second and others call. The result follows the arguments, and where that is must be a
+    // constant of the program.
+    let functions = kernel.btf()?.function_arguments(&[FUNCTIONS[0], FUNCTIONS[1], SYSTEM_FUNCTION]);
+    let known = FUNCTIONS.iter().find_map(|function| Some((*function, *functions.get(function)?)));
+    let program = |arguments| match arguments {
+        2 => Some("alloc_fd_exit2"),
+        3 => Some("alloc_fd_exit3"),
+        4 => Some("alloc_fd_exit4"),
+        _ => None,
+    };
+    let Some((function, program)) = known.and_then(|(function, arguments)| Some((function, program(arguments)?))) else {
+        return Err(Unavailable::new(
+            format!("this kernel's BTF has no function {} or {} of a form that is known", FUNCTIONS[0], FUNCTIONS[1]),
+            "nothing to do; it depends on how the kernel was built",
+        ));
+    };
+    let system_limit = Hook::Fexit { program: "alloc_empty_file_exit", function: SYSTEM_FUNCTION };
+    let system_limit = (functions.get(SYSTEM_FUNCTION) == Some(&2)).then_some(system_limit);
+    let rung = Rung::new("fexit alloc_fd", &Fields::ABSENT, vec![Hook::Fexit { program, function }]);
+    Ok(rung.and_optional(system_limit.into_iter().collect()))
+}
+
+/// The same by kretprobes. Either costs only where one is allocated,
 /// while a tracepoint on system calls makes each call of the host a little slower; dup2 and dup3 allocate elsewhere.
 pub fn kretprobes(_: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
-    // Until 5.10 the first is what the second and others call.
-    let hook = Hook::Kprobe { program: "alloc_fd", functions: &["__alloc_fd", "alloc_fd"] };
-    let system_limit = Hook::Kprobe { program: "alloc_empty_file", functions: &["alloc_empty_file"] };
+    let hook = Hook::Kprobe { program: "alloc_fd", functions: &FUNCTIONS };
+    let system_limit = Hook::Kprobe { program: "alloc_empty_file", functions: &[SYSTEM_FUNCTION] };
     Ok(Rung::new("kretprobe alloc_fd", &Fields::ABSENT, vec![hook])
         .and_optional(vec![system_limit])
         .with("REGISTERS", &registers()?))

@@ -45,9 +45,10 @@ pub const PROBES: &[Row] = &[
         summary: "the OOM killer chose a victim",
         objects: objects!("oom"),
         ring_bytes: 32 << 10,
-        rungs: &[oom::tracepoint, oom::kprobe],
+        rungs: &[oom::tracepoint, oom::raw_tracepoint, oom::kprobe],
         build: oom::build,
-        deadline: Duration::from_millis(100),
+        // A host without memory pages its programs in again before they answer.
+        deadline: Duration::from_millis(500),
         fallbacks: &[
             Fallback::KernelLog,
             Fallback::Procfs { file: "vmstat", has: "oom_kill ", what: "/proc/vmstat oom_kill (a count, no victim)" },
@@ -106,7 +107,7 @@ pub const PROBES: &[Row] = &[
         summary: "a process is refused a file descriptor",
         objects: objects!("fd"),
         ring_bytes: 64 << 10,
-        rungs: &[fd::kretprobes, fd::syscall_exits],
+        rungs: &[fd::fexit, fd::kretprobes, fd::syscall_exits],
         build: fd::build,
         deadline: Duration::from_millis(100),
         fallbacks: &[Fallback::Procfs {
@@ -248,6 +249,14 @@ pub enum Hook {
         program: &'static str,
         /// Name of the tracepoint.
         name: &'static str,
+    },
+    /// A function of the kernel at its return, with arguments and result of types that the verifier knows. The kernel calls the
+    /// program from the function itself, which costs much less than a kprobe, and asks nobody for perf events.
+    Fexit {
+        /// The program's name in the object.
+        program: &'static str,
+        /// The function.
+        function: &'static str,
     },
     /// A function of the kernel, at its start or its return, as the program says.
     Kprobe {

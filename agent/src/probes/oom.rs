@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use agent_common::oom::{Fields, OomRecord, Structures};
 use agent_common::{ABSENT, Record as _};
 
+use super::btf::Btf;
 use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm, registers};
 use crate::config;
@@ -19,6 +20,11 @@ use crate::model::{Evidence, KernelEvent, Labels};
 
 /// How long the log's lines may take after the tracepoint: printk itself is slow on a serial console.
 const LOG_PATIENCE: Duration = Duration::from_millis(20);
+
+/// The ways to see it, in words.
+const TRACEPOINT: &str = "tracepoint oom/mark_victim";
+const RAW_TRACEPOINT: &str = "raw tracepoint mark_victim";
+const KPROBE: &str = "kprobe oom_kill_process";
 
 /// `oom/mark_victim`, with offsets from its `format` file.
 pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
@@ -35,13 +41,38 @@ pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable
         oom_score_adj: format.offset("oom_score_adj", 2),
     };
     let hook = Hook::Tracepoint { program: "mark_victim", category: "oom", name: "mark_victim".into() };
-    Ok(Rung::new("tracepoint oom/mark_victim", &fields, vec![hook]))
+    Ok(Rung::new(TRACEPOINT, &fields, vec![hook]))
 }
 
-/// The function that kills, with offsets from the kernel's BTF: does without tracefs, and without the sizes that the tracepoint
-/// adds up.
+/// The same as a raw tracepoint, with offsets from the kernel's BTF: does without tracefs, and without the sizes that the
+/// tracepoint adds up.
+pub fn raw_tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
+    const NAME: &str = "mark_victim";
+    let btf = kernel.btf()?;
+    let arguments = btf.raw_tracepoint_arguments(&[NAME]).get(NAME).copied().ok_or_else(|| {
+        Unavailable::new(
+            "this kernel's BTF has no tracepoint mark_victim",
+            "nothing to do; it depends on how the kernel was built",
+        )
+    })?;
+    // Since it tells more of the victim (6.8, and updates of older kernels), it is given the task and a user id.
+    let structures = Structures { argument_is_pid: u16::from(arguments == 1), ..structures(btf, &[])? };
+    let hook = Hook::RawTracepoint { program: "mark_victim_raw", name: NAME };
+    Ok(Rung::new(RAW_TRACEPOINT, &Fields::ABSENT, vec![hook]).with("STRUCTURES", &structures))
+}
+
+/// The function that kills, with offsets from the kernel's BTF.
 pub fn kprobe(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
-    let required = [("oom_control", "chosen"), ("task_struct", "pid"), ("task_struct", "comm")];
+    let registers = registers()?;
+    let structures = structures(kernel.btf()?, &[("oom_control", "chosen")])?;
+    let hook = Hook::Kprobe { program: "oom_kill_process", functions: &["oom_kill_process"] };
+    let rung = Rung::new(KPROBE, &Fields::ABSENT, vec![hook]);
+    Ok(rung.with("STRUCTURES", &structures).with("REGISTERS", &registers))
+}
+
+/// Where the members are that say who the victim is, which are required beside those of `required`, and what it held.
+fn structures(btf: &Btf, required: &[(&'static str, &'static str)]) -> Result<Structures, Unavailable> {
+    let required = [&[("task_struct", "pid"), ("task_struct", "comm")], required].concat();
     let more = [
         ("task_struct", "cred"),
         ("cred", "uid"),
@@ -50,11 +81,9 @@ pub fn kprobe(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
         ("task_struct", "mm"),
         ("mm_struct", "total_vm"),
     ];
-    let registers = registers()?;
-    let btf = kernel.btf()?;
     let (required, more) = (btf.required_offsets(&required)?, btf.member_offsets(&more));
     let at = |structure, member| required.get(&(structure, member)).or(more.get(&(structure, member))).copied().unwrap_or(ABSENT);
-    let structures = Structures {
+    Ok(Structures {
         oom_control_chosen: at("oom_control", "chosen"),
         task_pid: at("task_struct", "pid"),
         task_comm: at("task_struct", "comm"),
@@ -65,10 +94,8 @@ pub fn kprobe(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
         task_mm: at("task_struct", "mm"),
         mm_total_vm: at("mm_struct", "total_vm"),
         page_kb: u16::try_from(rustix::param::page_size() / 1024).unwrap_or(0),
-    };
-    let hook = Hook::Kprobe { program: "oom_kill_process", functions: &["oom_kill_process"] };
-    let rung = Rung::new("kprobe oom_kill_process", &Fields::ABSENT, vec![hook]);
-    Ok(rung.with("STRUCTURES", &structures).with("REGISTERS", &registers))
+        argument_is_pid: 0,
+    })
 }
 
 /// Makes the user half.
@@ -111,7 +138,11 @@ impl Probe for Oom {
         if record.oom_score_adj != i16::MIN {
             evidence.insert("oom_score_adj".into(), record.oom_score_adj.into());
         }
-        let source = if record.is_function == 0 { "tracepoint oom/mark_victim" } else { "kprobe oom_kill_process" };
+        let source = match record.hook {
+            OomRecord::TRACEPOINT => TRACEPOINT,
+            OomRecord::RAW_TRACEPOINT => RAW_TRACEPOINT,
+            _ => KPROBE,
+        };
         evidence.insert("source".into(), source.into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         evidence.insert("trigger_comm".into(), comm(&record.trigger_comm).into());

@@ -118,11 +118,12 @@ pub const MODES: [Mode; 7] = [
     },
     Mode {
         name: "locked down",
-        about: "As root, with `lockdown=confidentiality`, under which the kernel tells BPF programs nothing.",
+        about: "As root, with `lockdown=confidentiality`: no kprobes, no tracefs, and no BPF program that reads the kernel's memory through a \
+                helper.\nWhat is left are programs whose arguments say everything, or which the verifier lets load it.",
         ebpf: "tcp_retransmit_burst = 2",
         alerting: "",
         circumstances: Circumstances::Lockdown,
-        probed: |_| false,
+        probed: |signal| signal == "block_io" || signal == "fd",
         transport: "ring buffer",
         cells: &ONE_EACH,
     },
