@@ -1,15 +1,19 @@
-//! Kernel events without BPF: the same faults, told of by the kernel log, or by its counters where even that is not read.
+//! Kernel events without BPF: the same faults, told of by the kernel log, by polling, or by counters where nothing else is read.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up shall fail")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::agent_process::AgentProcess;
+use xtask::faults::fd_exhaustion::Kind;
 use xtask::faults::trace::mount_tracefs;
-use xtask::faults::{FailingDevice, FrozenFilesystem, MemcgOom, needs_root, poll};
+use xtask::faults::{FailingDevice, FdExhaustion, FrozenFilesystem, MemcgOom, SlowDevice, TcpLoss, VforkWait, needs_root, poll};
 use xtask::receiver::{Received, Receiver};
 
 /// A bound against hanging.
@@ -31,6 +35,9 @@ impl Watched {
         let receiver = Receiver::start().unwrap();
         let config = format!(
             "[agent]\ncollect_interval_secs = 1\n[alerting]\nmin_interval_secs = 1\n\
+             max_alerts_per_minute = 1000\nmax_alerts_per_hour = 1000\nmax_alerts_per_hour_overall = 1000\n\
+             [alerting.grouping]\nenabled = false\n\
+             [collector]\nprocess_interval_secs = 1\nfd_interval_secs = 1\nnetwork_interval_secs = 1\n\
              [alerting.webhook]\nenabled = true\nurl = {:?}\n{sources}",
             receiver.url()
         );
@@ -84,6 +91,14 @@ fn one_oom_kill_is_one_alert_whatever_saw_it() {
     assert_eq!(by_log["evidence"]["source"], "kmsg");
     assert_eq!(by_log["evidence"]["constraint"], "memcg");
     assert!(by_log["evidence"]["anon_rss_kb"].as_u64().unwrap() > 0, "{by_log}");
+    for (fact, value) in [
+        ("limit_bytes", json!(oom.limit_bytes)),
+        ("killed", json!(true)),
+        ("trigger_pid", json!(oom.pid)),
+        ("witnesses", json!(["kmsg"])),
+    ] {
+        assert_eq!(by_log["evidence"][fact], value, "{fact}: {by_log}");
+    }
 
     let by_probe = probed.wait_for(names(&oom));
     assert_eq!(by_probe["labels"], by_log["labels"], "one identity, whoever tells of it");
@@ -120,22 +135,163 @@ fn a_failed_block_request_is_told_of_by_the_log() {
     assert_eq!(alert["severity"], "critical");
     assert_eq!(alert["labels"]["operation"], "read");
     assert_eq!(alert["evidence"]["sector"], request.sector);
+    assert_eq!(alert["evidence"]["error"], "EIO");
     assert_eq!(alert["evidence"]["source"], "kmsg");
     watched.stop();
 }
 
+/// The alert about the task `pid`.
+fn hung(pid: u32) -> impl Fn(&Value) -> bool {
+    let pid = pid.to_string();
+    move |body| body["metric"] == "kernel_hung_task" && body["labels"]["pid"] == pid
+}
+
+/// What the probe would have found out about a blocked task.
+fn assert_explained(alert: &Value, frozen: &FrozenFilesystem) {
+    let evidence = &alert["evidence"];
+    assert_eq!(evidence["command_line"], frozen.command_line, "{alert}");
+    assert_eq!(evidence["wchan"], frozen.wchan().unwrap(), "{alert}");
+    assert_eq!(evidence["state"], "D (disk sleep)", "{alert}");
+    assert!(evidence["stack"].as_array().is_some_and(|stack| !stack.is_empty()), "{alert}");
+}
+
 #[test]
-fn a_hung_task_is_told_of_by_the_log() {
+fn a_hung_task_is_told_of_by_log_and_polling() {
+    if needs_root() {
+        return;
+    }
+    let (both, polling) = (Watched::start(NO_BPF), Watched::start(&[NO_BPF, NO_LOG].concat()));
+    let frozen = FrozenFilesystem::freeze(Duration::from_secs(2)).unwrap();
+    for watched in [&both, &polling] {
+        let alert = watched.wait_for(hung(frozen.pid));
+        assert_eq!((&alert["status"], &alert["labels"]["comm"]), (&json!("firing"), &json!(frozen.comm)));
+        assert!(alert["value"].as_f64().unwrap() >= frozen.timeout.as_secs_f64(), "{alert}");
+        assert_explained(&alert, &frozen);
+    }
+    // Who was first is a matter of a moment; both have told by the time that the incident goes on.
+    let witnesses = json!(["counter", "kmsg", "poll"]);
+    both.wait_for(|body| hung(frozen.pid)(body) && body["evidence"]["witnesses"] == witnesses);
+    frozen.thaw().unwrap();
+    polling.stop();
+    let firing = |received: &&Received| hung_is_firing(&received.body);
+    assert_eq!(both.stop().iter().filter(firing).count(), 1);
+}
+
+fn hung_is_firing(body: &Value) -> bool {
+    body["metric"] == "kernel_hung_task" && body["status"] == "firing"
+}
+
+#[test]
+fn a_wait_in_vfork_is_found_by_polling_whether_there_is_a_probe_or_not() {
+    if needs_root() {
+        return;
+    }
+    let (polling, probed) = (Watched::start(NO_BPF), Watched::start(""));
+    let wait = VforkWait::block(Duration::from_secs(2)).unwrap();
+    for (watched, probe) in [(&polling, Value::Null), (&probed, json!("did not report this"))] {
+        let alert = watched.wait_for(hung(wait.pid));
+        assert_eq!(alert["labels"]["comm"], wait.comm);
+        assert_eq!((&alert["evidence"]["witnesses"], &alert["evidence"]["probe"]), (&json!(["poll"]), &probe), "{alert}");
+        assert!(alert["evidence"]["stack"].to_string().contains("vfork") || alert["evidence"]["syscall"].is_u64(), "{alert}");
+    }
+    drop(wait);
+    polling.stop();
+    probed.stop();
+}
+
+#[test]
+fn slow_requests_show_in_the_mean() {
+    if needs_root() {
+        return;
+    }
+    let (polling, probed) = (Watched::start(NO_BPF), Watched::start(""));
+    let mut device = SlowDevice::attach().unwrap();
+    let name = device.name().to_owned();
+    let about = |body: &Value| body["metric"] == "kernel_block_io_slow" && body["labels"]["device"] == name;
+    let held = Duration::from_millis(400);
+    device.write(held).unwrap();
+    let alert = polling.wait_for(&about);
+    assert_eq!(alert["labels"]["operation"], "write");
+    assert!(alert["value"].as_f64().unwrap() >= 360.0, "{alert}");
+    assert_eq!((&alert["evidence"]["latency_is"], &alert["evidence"]["requests"]), (&json!("mean"), &json!(1)));
+    let by_probe = probed.wait_for(&about);
+    assert_eq!(
+        (&by_probe["labels"], &by_probe["status"]),
+        (&alert["labels"], &json!("firing")),
+        "one identity, whoever tells of it"
+    );
+    polling.stop();
+    probed.stop();
+}
+
+#[test]
+fn requests_that_do_not_end_are_found_by_polling_whether_there_is_a_probe_or_not() {
+    if needs_root() {
+        return;
+    }
+    let (polling, probed) = (Watched::start(NO_BPF), Watched::start(""));
+    let mut device = SlowDevice::attach().unwrap();
+    let name = device.name().to_owned();
+    let about = |body: &Value| body["metric"] == "kernel_block_io_slow" && body["labels"]["device"] == name;
+    thread::scope(|scope| {
+        // Longer than the other sources are waited for where there is a probe.
+        scope.spawn(|| device.write(Duration::from_secs(8)).unwrap());
+        for (watched, probe) in [(&polling, Value::Null), (&probed, json!("did not report this"))] {
+            let alert = watched.wait_for(about);
+            assert_eq!((&alert["labels"]["operation"], &alert["evidence"]["in_flight"]), (&json!("write"), &json!(1)), "{alert}");
+            assert_eq!(alert["evidence"]["probe"], probe, "{alert}");
+        }
+    });
+    polling.stop();
+    probed.stop();
+}
+
+#[test]
+fn a_process_without_descriptors_is_found_by_polling() {
     if needs_root() {
         return;
     }
     let watched = Watched::start(NO_BPF);
-    let frozen = FrozenFilesystem::freeze(Duration::from_secs(1)).unwrap();
-    let pid = frozen.pid.to_string();
-    let alert = watched.wait_for(|body| body["metric"] == "kernel_hung_task" && body["labels"]["pid"] == pid);
-    assert_eq!(alert["labels"]["comm"], frozen.comm);
-    assert_eq!(alert["value"].as_f64(), Some(frozen.timeout.as_secs_f64()));
-    assert_eq!(alert["evidence"]["source"], "kmsg");
-    frozen.thaw().unwrap();
+    let leak = FdExhaustion::cause(Kind::Socket).unwrap();
+    let pid = leak.pid.to_string();
+    let alert = watched.wait_for(|body| body["metric"] == "kernel_fd_exhausted" && body["labels"]["pid"] == pid);
+    assert_eq!((&alert["labels"]["comm"], &alert["severity"]), (&json!(leak.comm), &json!("critical")));
+    assert_eq!((alert["value"].as_f64(), alert["evidence"]["limit"].as_u64()), (Some(leak.open as f64), Some(leak.limit)));
+    assert_eq!(alert["evidence"]["kinds"]["socket"], leak.of_kind);
+    assert_eq!(alert["evidence"]["witnesses"], json!(["poll"]));
+    watched.stop();
+}
+
+/// A view of procfs in which the namespaces of whoever looks are those of the host.
+fn own_namespaces() -> tempfile::TempDir {
+    let view = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir("/proc").unwrap().map(Result::unwrap) {
+        if !entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+            symlink(entry.path(), view.path().join(entry.file_name())).unwrap();
+        }
+    }
+    view
+}
+
+#[test]
+fn lost_tcp_segments_are_found_by_polling() {
+    if needs_root() {
+        return;
+    }
+    // A network of this thread's own: what it starts has its counters for itself.
+    // SAFETY: the descriptors of the process stay shared; only what this thread opens from here on is elsewhere.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    let view = own_namespaces();
+    let watched = Watched::start(&format!("[host]\nprocfs = '{}'\n{NO_BPF}tcp_retransmit_burst = 3\n", view.path().display()));
+    let loss = TcpLoss::establish_from_here().unwrap();
+    symlink(format!("/proc/{}", loss.pid), view.path().join(loss.pid.to_string())).unwrap();
+    loss.lose(9).unwrap();
+    let (local, peer) = (loss.local.to_string(), loss.peer.to_string());
+    let alert = watched.wait_for(|body| body["metric"] == "kernel_tcp_retransmit" && body["labels"]["peer"] == peer);
+    assert_eq!((&alert["labels"]["local"], &alert["severity"]), (&json!(local), &json!("warn")));
+    assert_eq!((&alert["labels"]["pid"], &alert["labels"]["comm"]), (&json!(loss.pid.to_string()), &json!(loss.comm)), "{alert}");
+    assert!(alert["evidence"]["rose_by"].as_f64().unwrap() >= 3.0, "{alert}");
+    assert_eq!(alert["evidence"]["witnesses"], json!(["poll"]));
     watched.stop();
 }

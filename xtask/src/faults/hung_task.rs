@@ -106,7 +106,7 @@ impl FrozenFilesystem {
 
 /// The hung-task detector in its tightened state (Documentation/admin-guide/sysctl/kernel.rst).
 #[derive(Debug)]
-struct Detector {
+pub(super) struct Detector {
     _undo: Undo,
     /// Holds the lock that lets one process at a time change the detector, so that none takes another's values for the
     /// host's own and restores those.
@@ -114,7 +114,7 @@ struct Detector {
 }
 
 impl Detector {
-    fn tighten(timeout: Duration) -> Result<Self> {
+    pub(super) fn tighten(timeout: Duration) -> Result<Self> {
         let path = Path::new(SYSCTL).join("hung_task_timeout_secs");
         let turn = File::open(&path).with_context(|| {
             format!("cannot open {}: this kernel has no hung-task detector (CONFIG_DETECT_HUNG_TASK)", path.display())

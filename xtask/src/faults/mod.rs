@@ -12,6 +12,7 @@ pub mod oom;
 pub mod scsi_disk;
 pub mod tcp_loss;
 pub mod trace;
+pub mod vfork;
 
 mod loop_device;
 mod process;
@@ -37,6 +38,7 @@ pub use scsi_disk::ScsiDisk;
 pub use tcp_loss::TcpLoss;
 pub use trace::Trace;
 pub use undo::Undo;
+pub use vfork::VforkWait;
 
 /// Environment variable that names a file to which every skipped test is appended, so that a run which must not skip
 /// anything can tell.
