@@ -86,6 +86,10 @@ fn what_breaks_is_named_and_its_neighbours_go_on() {
     fs::write(&healthy, "990\t0\t1000\n").unwrap();
     let alert = receiver.wait_for(SOON, |body| body["metric"] == "fd_usage_percent").unwrap();
     assert_eq!(alert.body["value"], 99.0);
+    fs::write(&healthy, "1000\t0\t1000\n").unwrap();
+    let alert = receiver.wait_for(SOON, |body| body["metric"] == "kernel_fd_exhausted").unwrap();
+    assert_eq!((&alert.body["value"], &alert.body["threshold"]), (&1000.0.into(), &1000.0.into()));
+    assert_eq!(alert.body["labels"], serde_json::json!({}));
     fs::write(&healthy, "990\t0").unwrap();
     agent.wait_for_log("collector fd leaves out what it cannot read: ", SOON).unwrap();
     agent.stop(STOP).unwrap();

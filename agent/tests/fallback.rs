@@ -31,14 +31,20 @@ struct Watched {
 impl Watched {
     /// Starts an agent and waits until it has read the kernel's counters once.
     fn start(sources: &str) -> Self {
+        Self::forgetting(sources, Duration::from_secs(600))
+    }
+
+    /// The same; an incident of which nothing was heard for `silence` is over.
+    fn forgetting(sources: &str, silence: Duration) -> Self {
         mount_tracefs().unwrap();
         let receiver = Receiver::start().unwrap();
         let config = format!(
-            "[agent]\ncollect_interval_secs = 1\n[alerting]\nmin_interval_secs = 1\n\
+            "[agent]\ncollect_interval_secs = 1\n[alerting]\nmin_interval_secs = 1\ndedup_window_secs = {}\n\
              max_alerts_per_minute = 1000\nmax_alerts_per_hour = 1000\nmax_alerts_per_hour_overall = 1000\n\
              [alerting.grouping]\nenabled = false\n\
              [collector]\nprocess_interval_secs = 1\nfd_interval_secs = 1\nnetwork_interval_secs = 1\n\
              [alerting.webhook]\nenabled = true\nurl = {:?}\n{sources}",
+            silence.as_secs(),
             receiver.url()
         );
         let agent = AgentProcess::start(Path::new(env!("CARGO_BIN_EXE_sysops-agent")), &config, &[]).unwrap();
@@ -121,6 +127,24 @@ fn one_oom_kill_is_one_alert_whatever_saw_it() {
     let received = counted.stop();
     let firing = received.iter().filter(|received| is_unconfirmed(&received.body) && received.body["status"] == "firing");
     assert_eq!(firing.count(), 1, "{received:#?}");
+}
+
+#[test]
+fn probe_log_and_counter_agree_on_an_oom_kill() {
+    if needs_root() {
+        return;
+    }
+    let watched = Watched::forgetting("", Duration::from_secs(8));
+    // Nothing is expected of a log that was opened a moment ago; when the first is over, that moment is, too.
+    for _ in 0..2 {
+        let oom = MemcgOom::cause(OOM_BYTES).unwrap();
+        let over = watched.wait_for(|body| names(&oom)(body) && body["status"] == "resolved");
+        assert_eq!(over["evidence"]["witnesses"], json!(["counter", "kmsg", "probe"]), "{over}");
+    }
+    let received = watched.stop();
+    let about: Vec<_> = received.iter().filter(|received| received.body["metric"] == "kernel_oom_kill").collect();
+    assert!(about.iter().all(|received| received.body["evidence"].get("disagreement").is_none()), "{about:#?}");
+    assert!(!about.iter().any(|received| is_unconfirmed(&received.body)), "{about:#?}");
 }
 
 #[test]
