@@ -92,7 +92,10 @@ fn an_ordinary_user_with_five_capabilities_has_every_probe() {
     let command = as_nobody(&binary, &FIVE);
     let mut agent = AgentProcess::run(command, &config).unwrap();
     let shown = agent.stdout();
-    assert!(shown.contains("without root") && !shown.contains("better, but"), "{shown}");
+    assert!(shown.contains("without root"), "{shown}");
+    // A kernel that cannot probe functions cannot do so for anybody.
+    let by_privilege = |line: &&str| line.contains("better, but") && !line.contains("CONFIG_KPROBE_EVENTS");
+    assert_eq!(shown.lines().find(by_privilege), None, "{shown}");
     let oom = MemcgOom::cause(16 << 20).unwrap();
     let pid = oom.pid.to_string();
     let alert = receiver

@@ -1,8 +1,10 @@
-//! What the BPF programs cost: nanoseconds by block request, beside libbpf-tools' biolatency under the same load in the same run.
+//! What the BPF programs cost: nanoseconds by block request, beside libbpf-tools' biolatency under the same load in the same run,
+//! and by TCP segment that is sent again.
 //!
 //! The kernel measures its programs itself while `kernel.bpf_stats_enabled` is set (Documentation/admin-guide/sysctl/kernel.rst),
 //! and tells in the fdinfo of whoever holds a program's descriptor.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 use xtask::agent_process::AgentProcess;
+use xtask::faults::syn_flood::{BY_TABLE, SynFlood};
 use xtask::faults::{KillOnDrop, RamDisk};
 
 use crate::workspace::find_program;
@@ -41,11 +44,39 @@ pub fn run(agent: &Path) -> Result<()> {
             row.measure(&watcher, disk.path())?;
         }
     }
-    drop(stats);
+    drop(disk);
     for row in &mut rows {
         row.print();
     }
+    retransmits(agent)?;
+    drop(stats);
     Ok(())
+}
+
+/// The same of segments that are sent again, while a host's connections get no answer: each is the first of its connection that the
+/// program knows, so this is what one costs at most.
+fn retransmits(agent: &Path) -> Result<()> {
+    println!("\nTCP segments sent again: {BY_TABLE} connections without an answer, median of {ROUNDS} rounds");
+    println!("{:<26}{:>14}{:>14}", "", "ns by segment", "segments");
+    let watcher = Watcher::agent(agent, "tcp_retransmit")?;
+    let (mut nanos, mut segments) = (Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        let before = sum(&programs(&watcher)?);
+        let flood = SynFlood::start(BY_TABLE)?;
+        thread::sleep(LOAD);
+        flood.stop()?;
+        let after = sum(&programs(&watcher)?);
+        ensure!(after.1 > before.1, "no program of tcp_retransmit ran");
+        nanos.push((after.0 - before.0) as f64 / (after.1 - before.1) as f64);
+        segments += after.1 - before.1;
+    }
+    println!("{:<26}{:>14.0}{segments:>14}", "sysops-agent", median(&mut nanos).unwrap_or_default());
+    Ok(())
+}
+
+/// Over all programs.
+fn sum(programs: &Programs) -> (u64, u64) {
+    programs.values().fold((0, 0), |(a, b), (nanos, runs)| (a + nanos, b + runs))
 }
 
 /// What watches the requests.
@@ -62,8 +93,7 @@ impl Watcher {
             return Ok(Some(Self::Nobody));
         }
         if name != PEER {
-            let config = "[agent]\nlog_level = \"warn\"\n[ebpf]\nprobes = [\"block_io\"]\n";
-            return Ok(Some(Self::Agent(AgentProcess::start(agent, config, &[])?)));
+            return Self::agent(agent, "block_io").map(Some);
         }
         let Some(program) = find_program(PEER) else {
             println!("({PEER} is not installed; `apt-get install libbpf-tools` puts it beside)");
@@ -76,6 +106,12 @@ impl Watcher {
         Ok(Some(peer))
     }
 
+    /// The agent with one probe.
+    fn agent(agent: &Path, probe: &str) -> Result<Self> {
+        let config = format!("[agent]\nlog_level = \"warn\"\n[ebpf]\nprobes = [\"{probe}\"]\n");
+        Ok(Self::Agent(AgentProcess::start(agent, &config, &[])?))
+    }
+
     fn pid(&self) -> Option<u32> {
         match self {
             Self::Nobody => None,
@@ -85,16 +121,18 @@ impl Watcher {
     }
 }
 
-/// Run time in nanoseconds and runs of each program that the watcher holds.
-fn programs(watcher: &Watcher) -> Result<Vec<(u64, u64)>> {
-    let Some(pid) = watcher.pid() else { return Ok(Vec::new()) };
+/// Run time in nanoseconds and runs, by its id, of each program that the watcher holds, in one descriptor or in several.
+type Programs = BTreeMap<u64, (u64, u64)>;
+
+fn programs(watcher: &Watcher) -> Result<Programs> {
+    let Some(pid) = watcher.pid() else { return Ok(Programs::new()) };
     let directory = format!("/proc/{pid}/fdinfo");
-    let mut found = Vec::new();
+    let mut found = Programs::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {directory}"))? {
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
-        if let (Some(nanos), Some(runs)) = (value("run_time_ns:"), value("run_cnt:")) {
-            found.push((nanos, runs));
+        if let (Some(id), Some(nanos), Some(runs)) = (value("prog_id:"), value("run_time_ns:"), value("run_cnt:")) {
+            found.insert(id, (nanos, runs));
         }
     }
     Ok(found)
@@ -113,17 +151,17 @@ impl Row {
     }
 
     fn measure(&mut self, watcher: &Watcher, device: &Path) -> Result<()> {
-        let sum = |programs: Vec<(u64, u64)>| programs.iter().fold((0, 0), |(a, b), (nanos, runs)| (a + nanos, b + runs));
-        let before = sum(programs(watcher)?);
+        let before = programs(watcher)?;
         let (reads, took) = load(device)?;
-        let after = sum(programs(watcher)?);
+        let after = programs(watcher)?;
         self.iops.push(reads as f64 / took.as_secs_f64());
         self.requests += reads;
         if watcher.pid().is_some() {
-            // Issue and completion are a program each.
-            let requests = (after.1 - before.1) / 2;
+            // Issue and completion are a program each, and each runs once by request; others run on other occasions.
+            let requests = after.iter().map(|(id, (_, runs))| runs - before.get(id).map_or(0, |(_, runs)| *runs));
+            let requests = requests.max().unwrap_or(0);
             ensure!(requests > 0, "no program of {} ran", self.name);
-            self.nanos.push((after.0 - before.0) as f64 / requests as f64);
+            self.nanos.push((sum(&after).0 - sum(&before).0) as f64 / requests as f64);
         }
         Ok(())
     }
