@@ -9,7 +9,7 @@ mod ways {
     use sysops_agent::config::{Ebpf, HostRoots};
     use sysops_agent::host::Host;
     use sysops_agent::model::KernelEvent;
-    use sysops_agent::probes::{Kernel, PROBES, ProbeReader, Seen, Stop, attach_by};
+    use sysops_agent::probes::{Control, Kernel, PROBES, ProbeReader, Seen, attach_by};
     use xtask::faults::fd_exhaustion::{FdExhaustion, Kind};
     use xtask::faults::trace::mount_tracefs;
     use xtask::faults::{FailingDevice, FrozenFilesystem, MemcgOom, SlowDevice, TcpLoss, needs_root};
@@ -20,7 +20,7 @@ mod ways {
     /// One probe, attached in one way, and what it tells.
     struct Way {
         source: &'static str,
-        stop: Stop,
+        control: Control,
         reader: Option<JoinHandle<()>>,
         events: Receiver<KernelEvent>,
     }
@@ -41,7 +41,7 @@ mod ways {
 
     impl Drop for Way {
         fn drop(&mut self) {
-            self.stop.stop();
+            self.control.stop();
             self.reader.take().map(JoinHandle::join);
         }
     }
@@ -62,17 +62,17 @@ mod ways {
                 }
             };
             let (send, events) = channel();
-            let (stop, source) = (Stop::new().unwrap(), attached.source);
-            let mut reader = ProbeReader::new(vec![attached], &host, &settings, Duration::from_secs(1));
-            let told = stop.clone();
+            let (control, source) = (Control::new().unwrap(), attached.source);
+            let mut reader = ProbeReader::new(vec![Ok(attached)], &host, &settings, Duration::from_secs(1), false);
+            let told = control.clone();
             let reader = std::thread::spawn(move || {
                 let mut emit = |seen| match seen {
                     Seen::Event(event) => send.send(event).is_ok(),
-                    Seen::Samples(_) => true,
+                    Seen::Samples(_) | Seen::Step(_) => true,
                 };
                 reader.run(&told, &mut emit).unwrap();
             });
-            fault(&Way { source, stop, reader: Some(reader), events });
+            fault(&Way { source, control, reader: Some(reader), events });
             tried += 1;
         }
         let btf = host.sysfs("kernel/btf/vmlinux").exists();

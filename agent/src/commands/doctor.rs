@@ -28,7 +28,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
     let config = load(&options.config)?;
     let host = Host::new(config.host.clone());
     let (attached, signals) = signals::attach(&config, &host, false);
-    let map_bytes: u64 = attached.iter().map(|probe| probe.map_bytes).sum();
+    let map_bytes: u64 = attached.iter().flatten().map(|probe| probe.map_bytes).sum();
     let collectors = try_collectors(&config, &host);
     let log = signals::kernel_log(&config, &host);
     let facts = facts(&host);

@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use agent_common::{COUNTS, Count};
@@ -25,6 +26,8 @@ pub struct Attached {
     pub row: &'static Row,
     /// What it is attached to, in words.
     pub source: &'static str,
+    /// The place of that way among the row's, best first.
+    pub(super) rung: usize,
     /// Why the better ways did not work, where there are any.
     pub refused: Vec<Unavailable>,
     /// Memory of its maps as the kernel accounts it, and of its perf buffers where it has any, in bytes.
@@ -33,6 +36,22 @@ pub struct Attached {
     pub(super) transport: Transport,
     pub(super) log: Option<EbpfLogger<LogToTracing>>,
     pub(super) counts: Counts,
+    pub(super) links: Links,
+}
+
+/// A probe to be attached, and the rungs of its ladder to try.
+pub struct Wanted {
+    /// Which probe.
+    pub row: &'static Row,
+    /// Places of the rungs, best first.
+    pub rungs: Range<usize>,
+}
+
+impl Wanted {
+    /// The probe in the best way that works.
+    pub const fn any(row: &'static Row) -> Self {
+        Self { row, rungs: 0..row.rungs.len() }
+    }
 }
 
 /// The kernel's type information as aya wants it, parsed when the first program asks for it.
@@ -70,23 +89,65 @@ impl Counts {
     pub fn recursion_misses(&self) -> u64 {
         self.programs.iter().filter_map(|program| fdinfo(program.as_fd(), "recursion_misses")).sum()
     }
+
+    /// Nanoseconds that the programs ran for and how often they ran, while the kernel kept such statistics.
+    pub fn run_time(&self) -> (u64, u64) {
+        let sum = |key| self.programs.iter().filter_map(|program| fdinfo(program.as_fd(), key)).sum();
+        (sum("run_time_ns"), sum("run_cnt"))
+    }
+}
+
+/// What holds the programs of a probe where they are attached: the descriptors of their BPF links, by number, and what the kernel
+/// says each is.
+///
+/// Before Linux 5.15 a tracepoint's program is held by a perf event without a link; there is nothing here for such a one.
+pub struct Links(Vec<(RawFd, String)>);
+
+impl Links {
+    /// The links of `programs` among this process's descriptors.
+    fn of(programs: &[OwnedFd]) -> Self {
+        let ids: Vec<String> = programs.iter().filter_map(|program| word(&own_fdinfo(program.as_raw_fd())?, "prog_id")).collect();
+        let numbers = std::fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+        let found = numbers.filter_map(|entry| {
+            let fd: RawFd = entry.file_name().to_str()?.parse().ok()?;
+            let text = own_fdinfo(fd)?;
+            let id = word(&text, "link_id")?;
+            ids.contains(&word(&text, "prog_id")?).then_some((fd, id))
+        });
+        Self(found.collect())
+    }
+
+    /// How many of them are no more what they were, where there are such.
+    pub fn gone(&self) -> Option<String> {
+        let same = |fd: RawFd, id: &str| own_fdinfo(fd).and_then(|text| word(&text, "link_id")).is_some_and(|now| now == id);
+        let gone = self.0.iter().filter(|(fd, id)| !same(*fd, id)).count();
+        (gone > 0).then(|| format!("{gone} of the {} BPF links of its programs are gone", self.0.len()))
+    }
 }
 
 /// Attaches the given probes, with debug messages where `log` says so and the transport carries them.
 pub fn attach(
-    rows: impl IntoIterator<Item = &'static Row>,
+    wanted: impl IntoIterator<Item = Wanted>,
     kernel: &Kernel,
     settings: &config::Ebpf,
     log: bool,
 ) -> Vec<Result<Attached, Refused>> {
-    let rows: Vec<&'static Row> = rows.into_iter().collect();
-    if rows.is_empty() {
+    let wanted: Vec<Wanted> = wanted.into_iter().collect();
+    if wanted.is_empty() {
         return Vec::new();
     }
     // The loader borrows what it writes into the objects, so all rungs are worked out before it is made. And there is only
     // one of it: making one parses the kernel's whole type information, which none of the objects needs.
-    let rungs: Vec<Vec<Result<Rung, Unavailable>>> =
-        rows.iter().map(|row| row.rungs.iter().map(|rung| rung(kernel, settings)).collect()).collect();
+    let find = |Wanted { row, rungs }: &Wanted| {
+        let finders = row.rungs.get(rungs.clone()).unwrap_or_default();
+        finders.iter().map(|find| find(kernel, settings)).collect()
+    };
+    let rungs: Vec<Vec<Result<Rung, Unavailable>>> = wanted.iter().map(find).collect();
+    if !rungs.iter().flatten().any(Result::is_ok) {
+        let reasons = |rungs: Vec<Result<Rung, Unavailable>>| rungs.into_iter().filter_map(Result::err).collect();
+        let refused = wanted.into_iter().zip(rungs);
+        return refused.map(|(Wanted { row, .. }, rungs)| Err(Refused { row, reasons: reasons(rungs) })).collect();
+    }
     let (kind, no_ring_buffer) = Kind::choose(settings.transport);
     if log && kind != Kind::RingBuffer {
         tracing::warn!("--probe-log has nothing to show: debug messages travel in a ring buffer, and the transport is another");
@@ -95,17 +156,17 @@ pub fn attach(
     loader.btf(None);
     let types = KernelTypes::new();
     let mut results = Vec::new();
-    for (row, rungs) in rows.into_iter().zip(&rungs) {
+    for (Wanted { row, rungs: places }, rungs) in wanted.into_iter().zip(&rungs) {
         let mut reasons: Vec<Unavailable> = no_ring_buffer.iter().cloned().collect();
         let mut attached = None;
-        for rung in rungs {
+        for (place, rung) in places.zip(rungs) {
             let attempt = match rung {
                 Ok(rung) => climb(&mut loader, row, rung, kind, log, &types),
                 Err(unavailable) => Err(unavailable.clone()),
             };
             match attempt {
                 Ok(success) => {
-                    attached = Some(success);
+                    attached = Some(Attached { rung: place, ..success });
                     break;
                 }
                 Err(unavailable) => reasons.push(unavailable),
@@ -127,14 +188,12 @@ pub fn attach(
 /// # Errors
 /// Why this way does not work here, whether or not another one does.
 pub fn attach_by(row: &'static Row, rung: usize, kernel: &Kernel, settings: &config::Ebpf) -> Result<Attached, Unavailable> {
-    let find = row.rungs.get(rung).ok_or_else(|| {
-        Unavailable::new(format!("probe {} has {} ways to attach", row.name, row.rungs.len()), "ask for one of those")
-    })?;
-    let rung = find(kernel, settings)?;
-    let (kind, _) = Kind::choose(settings.transport);
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    climb(&mut loader, row, &rung, kind, false, &KernelTypes::new())
+    let none = || Unavailable::new(format!("probe {} has {} ways to attach", row.name, row.rungs.len()), "ask for one of those");
+    match attach([Wanted { row, rungs: rung..rung + 1 }], kernel, settings, false).pop() {
+        Some(Ok(attached)) => Ok(attached),
+        Some(Err(Refused { mut reasons, .. })) => Err(reasons.pop().unwrap_or_else(none)),
+        None => Err(none()),
+    }
 }
 
 fn climb<'a>(
@@ -184,7 +243,8 @@ fn climb<'a>(
     }
     let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok()?.as_fd().try_clone_to_owned().ok());
     let counts = Counts { map: counts, programs: loaded.collect() };
-    Ok(Attached { row, source: rung.source, refused: Vec::new(), map_bytes, ebpf, transport, log, counts })
+    let links = Links::of(&counts.programs);
+    Ok(Attached { row, source: rung.source, rung: 0, refused: Vec::new(), map_bytes, ebpf, transport, log, counts, links })
 }
 
 impl Hook {
@@ -317,8 +377,17 @@ fn memory_of(map: &aya::maps::Map) -> Option<u64> {
 
 /// A number that the kernel tells of a descriptor in `/proc/self/fdinfo`.
 fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
+    word(&own_fdinfo(fd.as_raw_fd())?, key)?.parse().ok()
+}
+
+/// What the kernel tells of a descriptor of this process (proc_pid_fdinfo(5)).
+fn own_fdinfo(fd: RawFd) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()
+}
+
+/// The value of one of its lines.
+fn word(text: &str, key: &str) -> Option<String> {
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
 }
 
 /// Waits until programs that were running when they were taken out have ended, on every CPU: taking a raw tracepoint's out

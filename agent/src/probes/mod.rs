@@ -6,10 +6,13 @@
 mod attach;
 mod block_io;
 mod btf;
+mod control;
 mod fd;
 mod hung_task;
 mod oom;
+mod pulse;
 mod reader;
+mod reading;
 mod tcp_retransmit;
 mod tracefs;
 mod transport;
@@ -18,8 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agent_common::{Global, Registers};
-pub use attach::{Attached, Refused, attach, attach_by};
-pub use reader::{METRICS, ProbeReader, Seen, Stop};
+pub use attach::{Attached, Refused, Wanted, attach, attach_by};
+pub use control::Control;
+pub use pulse::Pulse;
+pub use reader::{ProbeReader, Seen, Step, What};
 use serde_json::Value;
 
 use crate::config;
@@ -53,6 +58,7 @@ pub const PROBES: &[Row] = &[
             Fallback::KernelLog,
             Fallback::Procfs { file: "vmstat", has: "oom_kill ", what: "/proc/vmstat oom_kill (a count, no victim)" },
         ],
+        pulse: Some(pulse::OOM),
         metrics: &[],
     },
     Row {
@@ -71,6 +77,7 @@ pub const PROBES: &[Row] = &[
                 what: "/proc/sys/kernel/hung_task_detect_count (a count, no task)",
             },
         ],
+        pulse: Some(pulse::HUNG_TASK),
         metrics: &[],
     },
     Row {
@@ -85,6 +92,7 @@ pub const PROBES: &[Row] = &[
             Fallback::KernelLog,
             Fallback::Procfs { file: "diskstats", has: "", what: "/proc/diskstats (mean latencies, no requests)" },
         ],
+        pulse: Some(pulse::BLOCK_IO),
         metrics: block_io::METRICS,
     },
     Row {
@@ -100,6 +108,7 @@ pub const PROBES: &[Row] = &[
             has: "Tcp:",
             what: "/proc/net/snmp RetransSegs (a count, no connections)",
         }],
+        pulse: Some(pulse::TCP_RETRANSMIT),
         metrics: &[],
     },
     Row {
@@ -115,6 +124,7 @@ pub const PROBES: &[Row] = &[
             has: "",
             what: "/proc/PID/fd against its limit, /proc/sys/fs/file-nr (polled)",
         }],
+        pulse: None,
         metrics: &[],
     },
 ];
@@ -137,6 +147,8 @@ pub struct Row {
     pub deadline: Duration,
     /// What stands in for it where it cannot be attached, as far as the host has it.
     pub fallbacks: &'static [Fallback],
+    /// What the kernel counts of the same things by itself, where it does: that the probe is blind is known from it.
+    pub pulse: Option<Pulse>,
     /// Metrics that it samples, beside those that all probes have.
     pub metrics: &'static [Metric],
 }

@@ -1,60 +1,36 @@
-//! Reads what the kernel halves send: one thread for all probes, which waits in poll(2).
+//! Owns all probes for as long as the agent runs: one thread, which waits in poll(2) for what the kernel halves send.
+//!
+//! Each probe is attached on a rung of its ladder, or waits for its next try. One that dies is detached and goes on from the
+//! next lower rung, or leaves its signal to the sources that stand in; after a wait it is tried from the top again. How death is
+//! noticed is the business of `reading` and `pulse`; what stands in, of those who are told.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use agent_common::Count;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use aya::sys::{Stats, enable_stats};
+use rustix::event::{PollFd, PollFlags, poll};
 
-use super::attach::{Counts, await_running};
-use super::transport::Transport;
-use super::{Attached, Facts, Probe, Row};
+use super::attach::{attach, await_running};
+use super::reading::{Detached, Reading};
+use super::{Attached, Control, Kernel, Refused, Row, Wanted};
 use crate::config;
-use crate::host::{Host, Isolate};
+use crate::host::Host;
 use crate::model::{KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
 
-/// How much of each second one probe may spend on finding out more about its events; further ones go on as they came, so that a
-/// flood of one kind holds up the others for no longer than this.
-const ENRICHING_BY_SECOND: Duration = Duration::from_millis(250);
-/// Records of one probe that are taken before the others have their turn.
-const TURN: usize = 256;
+/// The wait before a probe is tried again; it doubles with each try and each death up to [`LONGEST`].
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest of these waits, and how long a probe must have lived for its waits to begin anew.
+const LONGEST: Duration = Duration::from_secs(600);
+/// The programs' time is measured in one part in so many, because the kernel takes time itself to measure it.
+const MEASURED_PART: u32 = 40;
 
-/// Metrics that every attached probe has.
-pub const METRICS: &[Metric] = &[SENT, RECEIVED, LOST, LIMITED, MISSED, UNTRACKED, MALFORMED, MAP_BYTES];
-
-const SENT: Metric = Metric::counter(
-    "agent_probe_events_sent_total",
+const ATTACHED: Metric = Metric::gauge(
+    "agent_probe_attached",
     Unit::Count,
-    "Records that the kernel half of a probe handed to the transport; each of them is received or lost",
+    "1 where a probe that the configuration asks for is attached, 0 where other sources stand in for it",
 );
-const RECEIVED: Metric =
-    Metric::counter("agent_probe_events_received_total", Unit::Count, "Records that arrived from the kernel half of a probe");
-const LOST: Metric =
-    Metric::counter("agent_probe_events_lost_total", Unit::Count, "Records for which the transport from the kernel had no room");
-const LIMITED: Metric = Metric::counter(
-    "agent_probe_events_limited_total",
-    Unit::Count,
-    "Events that the kernel half folded into others by its rate limit",
-);
-const MISSED: Metric = Metric::counter(
-    "agent_probe_recursion_misses_total",
-    Unit::Count,
-    "Runs of the kernel half that the kernel left out, because they would have interrupted another BPF program \
-     (recursion_misses in /proc/self/fdinfo)",
-);
-const UNTRACKED: Metric = Metric::counter(
-    "agent_probe_events_untracked_total",
-    Unit::Count,
-    "Events that the kernel half could not follow because a map of it was full",
-);
-const MALFORMED: Metric =
-    Metric::counter("agent_probe_records_malformed_total", Unit::Count, "Records that were not in the form of the probe");
-const MAP_BYTES: Metric = Metric::gauge(
-    "agent_bpf_map_memory_bytes",
-    Unit::Bytes,
-    "Memory of a probe's BPF maps as the kernel accounts it (memlock in /proc/self/fdinfo)",
-);
+const RESTARTS: Metric =
+    Metric::counter("agent_probe_restarts_total", Unit::Count, "How often a probe was attached while the agent was running");
 
 /// What the reader hands on.
 pub enum Seen {
@@ -62,228 +38,347 @@ pub enum Seen {
     Event(KernelEvent),
     /// What the probes counted.
     Samples(Vec<Sample>),
+    /// A probe came or went.
+    Step(Step),
 }
 
-/// Ends a reader from another thread.
-#[derive(Clone)]
-pub struct Stop(Arc<OwnedFd>);
-
-impl Stop {
-    /// Something to end a reader with.
-    ///
-    /// # Errors
-    /// The system is out of file descriptors.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
-    }
-
-    /// Ends the reader.
-    pub fn stop(&self) {
-        // The only failure is a counter that is full, and then the reader has been told.
-        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
-    }
+/// A probe came or went.
+pub struct Step {
+    /// Which probe.
+    pub row: &'static Row,
+    /// How.
+    pub what: What,
+    /// What it is attached to now, in words; `None` where it is not.
+    pub source: Option<String>,
+    /// When a better way is tried.
+    pub again: Option<Duration>,
 }
 
-/// All attached probes.
+/// How a probe came or went.
+pub enum What {
+    /// It is attached where it was not, or better.
+    Attached,
+    /// It is dead, and this is how that was noticed.
+    Died(String),
+    /// It was taken out because somebody wanted that.
+    Suspended,
+}
+
+/// All probes that the configuration asks for.
 pub struct ProbeReader {
-    probes: Vec<Reading>,
+    slots: Vec<Slot>,
+    host: Host,
+    settings: config::Ebpf,
     interval: Duration,
+    log: bool,
+    one_in: u32,
+    /// The end of the measurement that goes on, and what keeps it going.
+    measuring: Option<(Instant, Instant, Option<std::os::fd::OwnedFd>)>,
+    last_measured: Instant,
 }
 
-struct Reading {
-    attached: Attached,
-    probe: Arc<dyn Probe>,
-    /// The record at hand; kept for its memory.
-    record: Vec<u8>,
-    received: u64,
-    malformed: u64,
-    /// Losses that an event has told of.
-    told_lost: u64,
-    /// Start of the present second, and how much of it was spent on enriching.
-    enriched: (Instant, Duration),
-    /// The probe's own, so that what one of them waits for in vain takes no thread from the others.
-    isolate: Isolate,
-    series: [SeriesKey; METRICS.len()],
+/// The life of one probe.
+struct Slot {
+    row: &'static Row,
+    reading: Option<Reading>,
+    /// The rung that it was on when it was first attached: those above are not for this kernel.
+    home: Option<usize>,
+    /// Since when it has been attached or not.
+    since: Instant,
+    next_try: Option<Instant>,
+    wait: Duration,
+    suspended: bool,
+    restarts: u64,
+    series: [SeriesKey; 2],
+}
+
+impl Slot {
+    fn new(row: &'static Row, reading: Option<Reading>) -> Self {
+        let series = |metric| SeriesKey::new(metric, Labels::new().with("probe", row.name));
+        let mut slot = Self {
+            row,
+            home: reading.as_ref().map(|reading| reading.attached.rung),
+            reading,
+            since: Instant::now(),
+            next_try: None,
+            wait: FIRST,
+            suspended: false,
+            restarts: 0,
+            series: [&ATTACHED, &RESTARTS].map(series),
+        };
+        if slot.reading.is_none() {
+            slot.wait_longer();
+        }
+        slot
+    }
+
+    /// Sets the next try, and has the one after that wait longer.
+    fn wait_longer(&mut self) {
+        self.next_try = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(LONGEST);
+    }
+
+    /// The rungs that a try may take: those above the present one, from where it began.
+    fn wanted(&self) -> Wanted {
+        match &self.reading {
+            Some(reading) => Wanted { row: self.row, rungs: self.home.unwrap_or(0)..reading.attached.rung },
+            None => Wanted::any(self.row),
+        }
+    }
+
+    /// Takes the probe that was just attached; what it replaces is still there.
+    fn take(&mut self, attached: Attached, host: &Host, settings: &config::Ebpf, one_in: u32) -> Option<Reading> {
+        let home = *self.home.get_or_insert(attached.rung);
+        self.next_try = None;
+        if attached.rung > home {
+            self.wait_longer();
+        }
+        self.since = Instant::now();
+        self.restarts += 1;
+        let mut reading = Reading::new(attached, host, settings);
+        reading.shed(one_in);
+        self.reading.replace(reading)
+    }
+
+    fn step(&self, what: What) -> Seen {
+        let again = self.next_try.map(|next| next.saturating_duration_since(Instant::now()));
+        let source =
+            self.reading.as_ref().map(|Reading { attached, .. }| format!("{}, {}", attached.source, attached.transport()));
+        Seen::Step(Step { row: self.row, what, source, again })
+    }
 }
 
 impl ProbeReader {
-    /// A reader of `attached`, which samples their counters every `interval`.
-    pub fn new(attached: Vec<Attached>, host: &Host, settings: &config::Ebpf, interval: Duration) -> Self {
-        let probes = attached.into_iter().map(|attached| {
-            let series = |metric| SeriesKey::new(metric, Labels::new().with("probe", attached.row.name));
-            Reading {
-                probe: (attached.row.build)(host, settings),
-                record: Vec::new(),
-                received: 0,
-                malformed: 0,
-                told_lost: 0,
-                enriched: (Instant::now(), Duration::ZERO),
-                isolate: Isolate::new(),
-                series: [&SENT, &RECEIVED, &LOST, &LIMITED, &MISSED, &UNTRACKED, &MALFORMED, &MAP_BYTES].map(series),
-                attached,
-            }
+    /// A reader of what was attached at the start; what was refused then is tried again. It samples every `interval`.
+    pub fn new(
+        results: Vec<Result<Attached, Refused>>,
+        host: &Host,
+        settings: &config::Ebpf,
+        interval: Duration,
+        log: bool,
+    ) -> Self {
+        let slots = results.into_iter().map(|result| match result {
+            Ok(attached) => Slot::new(attached.row, Some(Reading::new(attached, host, settings))),
+            Err(Refused { row, .. }) => Slot::new(row, None),
         });
-        Self { probes: probes.collect(), interval }
+        Self {
+            slots: slots.collect(),
+            host: host.clone(),
+            settings: settings.clone(),
+            interval,
+            log,
+            one_in: 1,
+            measuring: None,
+            last_measured: Instant::now(),
+        }
     }
 
     /// Reads until it is told to stop, or `emit` says `false` because nobody listens any more.
     ///
     /// # Errors
     /// poll(2) failed.
-    pub fn run(&mut self, stop: &Stop, emit: &mut dyn FnMut(Seen) -> bool) -> std::io::Result<()> {
+    pub fn run(&mut self, control: &Control, emit: &mut dyn FnMut(Seen) -> bool) -> std::io::Result<()> {
         let mut next_sample = Instant::now();
         loop {
+            let mut dead = Vec::new();
+            if !self.obey(control, emit) {
+                return Ok(());
+            }
             if Instant::now() >= next_sample {
                 next_sample = Instant::now() + self.interval;
-                if !emit(Seen::Samples(self.sample())) {
+                if !emit(Seen::Samples(self.sample(control, &mut dead))) {
                     return Ok(());
                 }
+                self.measure();
             }
-            let stopped = self.wait(stop, next_sample.saturating_duration_since(Instant::now()))?;
+            self.end_measurement(control);
+            if !self.try_again(emit) || !self.bury(&mut dead, emit) {
+                return Ok(());
+            }
+            let tries = self.slots.iter().filter_map(|slot| slot.next_try);
+            let measured = self.measuring.as_ref().map(|(_, end, _)| *end);
+            let until = tries.chain(measured).fold(next_sample, Instant::min);
+            self.wait(control, until.saturating_duration_since(Instant::now()), &mut dead)?;
+            let stopped = control.stopped();
             // A probe with more than a turn's worth of records is ready again at once: its descriptor stays readable.
-            for reading in &mut self.probes {
-                if !reading.turn(emit) {
-                    return Ok(());
+            for (index, slot) in self.slots.iter_mut().enumerate() {
+                let Some(reading) = &mut slot.reading else { continue };
+                match catch_unwind(AssertUnwindSafe(|| reading.turn(emit))) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    Err(_) => dead.push((index, "reading it panicked; please report this".to_owned())),
                 }
             }
-            if stopped {
+            if stopped || !self.bury(&mut dead, emit) {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for records; says whether it was told to stop.
-    fn wait(&self, stop: &Stop, timeout: Duration) -> std::io::Result<bool> {
-        let mut fds = vec![PollFd::from_borrowed_fd(stop.0.as_fd(), PollFlags::IN)];
-        for Reading { attached, .. } in &self.probes {
-            fds.extend(attached.transport.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            fds.extend(attached.log.as_ref().map(|log| PollFd::from_borrowed_fd(log.as_fd(), PollFlags::IN)));
+    /// Waits for records or orders; notes whose descriptors are in error, which would be ready for ever.
+    fn wait(&self, control: &Control, timeout: Duration, dead: &mut Vec<(usize, String)>) -> std::io::Result<()> {
+        let mut fds = vec![PollFd::from_borrowed_fd(control.fd(), PollFlags::IN)];
+        let mut owners = vec![None];
+        for (index, slot) in self.slots.iter().enumerate() {
+            for (fd, records) in slot.reading.iter().flat_map(Reading::fds) {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                owners.push(records.then_some(index));
+            }
         }
         let timeout = rustix::event::Timespec::try_from(timeout).map_err(std::io::Error::other)?;
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        control.heard();
+        for (fd, owner) in fds.iter().zip(owners) {
+            let errors = fd.revents() & (PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+            if let Some(index) = owner.filter(|_| !errors.is_empty()) {
+                dead.push((index, format!("poll(2) on its records says {errors:?}")));
+            }
+        }
+        Ok(())
     }
 
-    fn sample(&self) -> Vec<Sample> {
+    fn sample(&mut self, control: &Control, dead: &mut Vec<(usize, String)>) -> Vec<Sample> {
         let mut samples = Vec::new();
-        for reading in &self.probes {
-            let Reading { attached, probe, received, malformed, series, .. } = reading;
-            let [sent, limited, untracked] =
-                [Count::Sent, Count::Limited, Count::Untracked].map(|which| attached.counts.get(which));
-            let lost = lost(&attached.counts, &attached.transport);
-            let missed = attached.counts.recursion_misses();
-            let values = [sent, *received, lost, limited, missed, untracked, *malformed, attached.map_bytes];
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
-            samples
-                .extend(series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value: value as f64 }));
-            probe.sample(&attached.ebpf, &mut samples);
+            let values = [f64::from(u8::from(slot.reading.is_some())), slot.restarts as f64];
+            samples.extend(slot.series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value }));
+            let Some(reading) = &mut slot.reading else { continue };
+            match catch_unwind(AssertUnwindSafe(|| reading.sample(&self.host, self.one_in, &mut samples))) {
+                Ok(cause) => dead.extend(cause.map(|cause| (index, cause))),
+                Err(_) => dead.push((index, "sampling it panicked; please report this".to_owned())),
+            }
         }
+        let attached = self.slots.iter().filter_map(|slot| slot.reading.as_ref());
+        control.tell_map_bytes(attached.map(|reading| reading.attached.map_bytes).sum());
         samples
     }
-}
 
-impl Reading {
-    /// Takes what has arrived, up to a turn's worth.
-    fn turn(&mut self, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
-        if let Some(log) = &mut self.attached.log {
-            log.flush();
+    /// Does what others want.
+    fn obey(&mut self, control: &Control, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+        let one_in = control.one_in();
+        if std::mem::replace(&mut self.one_in, one_in) != one_in {
+            self.slots.iter_mut().filter_map(|slot| slot.reading.as_mut()).for_each(|reading| reading.shed(one_in));
         }
-        let mut told = false;
-        for _ in 0..TURN {
-            if !self.attached.transport.next(&mut self.record) {
-                return true;
-            }
-            self.received += 1;
-            let Some(mut event) = self.probe.decode(&self.record) else {
-                self.malformed += 1;
+        for slot in &mut self.slots {
+            let suspended = control.suspended(slot.row.name);
+            if std::mem::replace(&mut slot.suspended, suspended) == suspended {
                 continue;
-            };
-            // Asking the kernel costs a system call, so the first event of a turn tells for all of them.
-            if !std::mem::replace(&mut told, true) {
-                self.tell_losses(&mut event);
             }
-            let now = Instant::now();
-            if now.duration_since(self.enriched.0) >= Duration::from_secs(1) {
-                self.enriched = (now, Duration::ZERO);
+            slot.since = Instant::now();
+            if !suspended {
+                slot.next_try = Some(Instant::now());
+                continue;
             }
-            if self.enriched.1 < ENRICHING_BY_SECOND {
-                enrich(&self.probe, self.record.clone(), &mut event, &self.isolate, self.attached.row);
-                self.enriched.1 += now.elapsed();
-            } else {
-                event.evidence.insert("enrichment".into(), "left out: too many events at a time".into());
-            }
-            event.message = self.probe.describe(&event);
-            if !emit(Seen::Event(event)) {
+            slot.next_try = None;
+            if let Some(reading) = slot.reading.take()
+                && !(end(reading, emit) && emit(slot.step(What::Suspended)))
+            {
                 return false;
             }
         }
         true
     }
 
-    /// Puts into the event how many of this probe's were lost since one was last told of.
-    fn tell_losses(&mut self, event: &mut KernelEvent) {
-        let lost = lost(&self.attached.counts, &self.attached.transport);
-        if lost > self.told_lost {
-            event.evidence.insert("events_lost".into(), (lost - self.told_lost).into());
-            self.told_lost = lost;
+    /// Takes dead probes out of the kernel, and goes on from the next lower rung where there is one.
+    fn bury(&mut self, dead: &mut Vec<(usize, String)>, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+        for (index, cause) in dead.drain(..) {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            // One probe may be found dead in two ways.
+            let Some(reading) = slot.reading.take() else { continue };
+            let lower = reading.attached.rung + 1..slot.row.rungs.len();
+            if !end(reading, emit) {
+                return false;
+            }
+            if slot.since.elapsed() > LONGEST {
+                slot.wait = FIRST;
+            }
+            slot.since = Instant::now();
+            let mut attached = None;
+            if !lower.is_empty() {
+                let wanted = Wanted { row: slot.row, rungs: lower };
+                attached = attach([wanted], &Kernel::new(self.host.clone()), &self.settings, self.log).pop().and_then(Result::ok);
+            }
+            match attached {
+                Some(attached) => drop(slot.take(attached, &self.host, &self.settings, self.one_in)),
+                None => slot.wait_longer(),
+            }
+            if !emit(slot.step(What::Died(cause))) {
+                return false;
+            }
         }
+        true
     }
 
-    /// Takes the programs out of the kernel, and keeps what they leave behind.
-    fn detach(self) -> Detached {
-        let Self { attached: Attached { row, ebpf, log, transport, counts, .. }, record, received, .. } = self;
-        drop((ebpf, log));
-        Detached { row, transport, counts, record, received }
+    /// Tries those again whose time has come, all at once, as each try reads the kernel's types.
+    fn try_again(&mut self, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+        let now = Instant::now();
+        let mut due: Vec<&mut Slot> =
+            self.slots.iter_mut().filter(|slot| slot.next_try.is_some_and(|next| next <= now)).collect();
+        if due.is_empty() {
+            return true;
+        }
+        let wanted: Vec<Wanted> = due.iter().map(|slot| slot.wanted()).collect();
+        for result in attach(wanted, &Kernel::new(self.host.clone()), &self.settings, self.log) {
+            let (Ok(Attached { row, .. }) | Err(Refused { row, .. })) = &result;
+            let Some(slot) = due.iter_mut().find(|slot| slot.row.name == row.name) else { continue };
+            match result {
+                Ok(attached) => {
+                    // The old one leaves when the new one is there: an event in between is told of by both, and by one at least.
+                    let old = slot.take(attached, &self.host, &self.settings, self.one_in);
+                    if !old.is_none_or(|old| end(old, emit)) || !emit(slot.step(What::Attached)) {
+                        return false;
+                    }
+                }
+                Err(_) => slot.wait_longer(),
+            }
+        }
+        true
     }
+
+    /// Begins to measure the programs' time, where the kernel lets us.
+    fn measure(&mut self) {
+        let always = || std::fs::read(self.host.procfs("sys/kernel/bpf_stats_enabled")).is_ok_and(|text| text.starts_with(b"1"));
+        let statistics = match enable_stats(Stats::RunTime) {
+            Ok(statistics) => Some(statistics),
+            Err(_) if always() => None,
+            Err(_) => return,
+        };
+        let now = Instant::now();
+        self.measuring = Some((now, now + self.interval / MEASURED_PART, statistics));
+        self.slots.iter_mut().filter_map(|slot| slot.reading.as_mut()).for_each(Reading::measure);
+    }
+
+    /// Ends the measurement when its time is over.
+    fn end_measurement(&mut self, control: &Control) {
+        let now = Instant::now();
+        let Some((began, _, _statistics)) = self.measuring.take_if(|(_, end, _)| *end <= now) else { return };
+        let of = now.duration_since(self.last_measured);
+        self.last_measured = now;
+        let readings = self.slots.iter_mut().filter_map(|slot| slot.reading.as_mut());
+        let ns_by_second: u64 = readings.map(|reading| reading.measured(now.duration_since(began), of)).sum();
+        control.tell_program_ppm(ns_by_second / 1000);
+    }
+}
+
+/// Hands on what a probe holds and takes it out of the kernel; says whether anybody listens.
+fn end(mut reading: Reading, emit: &mut dyn FnMut(Seen) -> bool) -> bool {
+    // One that panics again has said enough.
+    let listened = catch_unwind(AssertUnwindSafe(|| reading.turn(emit))).unwrap_or(true);
+    let detached = reading.detach();
+    await_running();
+    detached.report();
+    listened
 }
 
 impl Drop for ProbeReader {
     /// Says what became of each probe's records. The figures are final only when no program runs any more.
     fn drop(&mut self) {
-        let detached: Vec<Detached> = self.probes.drain(..).map(Reading::detach).collect();
+        let detached: Vec<Detached> = self.slots.drain(..).filter_map(|slot| slot.reading).map(Reading::detach).collect();
         await_running();
         detached.into_iter().for_each(Detached::report);
     }
-}
-
-/// What is left of a probe without its programs.
-struct Detached {
-    row: &'static Row,
-    transport: Transport,
-    counts: Counts,
-    record: Vec<u8>,
-    received: u64,
-}
-
-impl Detached {
-    /// Counts what arrived until the programs were gone, and tells the final figures.
-    fn report(mut self) {
-        while self.transport.next(&mut self.record) {
-            self.received += 1;
-        }
-        let [sent, limited] = [Count::Sent, Count::Limited].map(|which| self.counts.get(which));
-        let (lost, missed) = (lost(&self.counts, &self.transport), self.counts.recursion_misses());
-        let Self { row: Row { name, .. }, received, .. } = self;
-        tracing::info!("probe {name}: sent {sent}, received {received}, lost {lost}, limited {limited}, missed {missed}");
-    }
-}
-
-/// Records that were lost, from the one who knows more: where the kernel tells both its programs and the transport, the
-/// transport lags behind; where it tells the transport alone, the programs know of nothing.
-fn lost(counts: &Counts, transport: &Transport) -> u64 {
-    counts.get(Count::Lost).max(transport.told_lost())
-}
-
-/// Lets the probe find out more about the event where it may wait, until its deadline.
-fn enrich(probe: &Arc<dyn Probe>, record: Vec<u8>, event: &mut KernelEvent, isolate: &Isolate, row: &Row) {
-    let facts = Facts::default();
-    // Events without a process are looked up one at a time: a second search would take as long as the first.
-    let subject = event.labels.get("pid").map_or_else(|| row.name.to_owned(), |pid| format!("{} of process {pid}", row.name));
-    let (worker, found) = (Arc::clone(probe), facts.clone());
-    if let Err(stuck) = isolate.call(&subject, row.deadline, move || worker.enrich(&record, &found)) {
-        event.evidence.insert("enrichment".into(), stuck.to_string().into());
-    }
-    facts.apply(event);
 }

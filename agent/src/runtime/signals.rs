@@ -2,7 +2,7 @@
 
 use crate::config::{Config, LogSourceName};
 use crate::host::{Host, Kmsg, Unavailable};
-use crate::probes::{self, Attached, Fallback, Kernel, PROBES, Refused};
+use crate::probes::{self, Attached, Fallback, Kernel, PROBES, Refused, Wanted};
 
 /// What is known of one signal's sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,22 +20,20 @@ pub struct Signal {
 }
 
 /// Attaches the probes that the configuration asks for, and says for every signal what serves it.
-pub fn attach(config: &Config, host: &Host, probe_log: bool) -> (Vec<Attached>, Vec<Signal>) {
+pub fn attach(config: &Config, host: &Host, probe_log: bool) -> (Vec<Result<Attached, Refused>>, Vec<Signal>) {
     let wanted = |row: &&probes::Row| config.ebpf.enabled && config.ebpf.probes.iter().any(|name| name == row.name);
-    let mut results = probes::attach(PROBES.iter().filter(wanted), &Kernel::new(host.clone()), &config.ebpf, probe_log);
-    let mut attached = Vec::new();
+    let rows = PROBES.iter().filter(wanted).map(Wanted::any);
+    let results = probes::attach(rows, &Kernel::new(host.clone()), &config.ebpf, probe_log);
     let mut signals = Vec::new();
     for row in PROBES {
-        let result = results.iter().position(|result| row_of(result).name == row.name).map(|at| results.swap_remove(at));
-        let refused = match result {
+        let refused = match results.iter().find(|result| row_of(result).name == row.name) {
             Some(Ok(probe)) => {
                 let source = format!("{}, {}", probe.source, probe.transport());
                 let better = probe.refused.clone();
                 signals.push(Signal { name: row.name, summary: row.summary, source: Some(source), probed: true, better });
-                attached.push(probe);
                 continue;
             }
-            Some(Err(Refused { reasons, .. })) => reasons,
+            Some(Err(Refused { reasons, .. })) => reasons.clone(),
             None if !config.ebpf.enabled => vec![Unavailable::new("BPF is switched off", "set enabled = true in [ebpf]")],
             None => vec![Unavailable::new(
                 format!("the probe is not in [ebpf] probes = {:?}", config.ebpf.probes),
@@ -44,7 +42,7 @@ pub fn attach(config: &Config, host: &Host, probe_log: bool) -> (Vec<Attached>, 
         };
         signals.push(fall_back(row, config, host, refused));
     }
-    (attached, signals)
+    (results, signals)
 }
 
 fn row_of(result: &Result<Attached, Refused>) -> &'static probes::Row {
@@ -55,7 +53,7 @@ fn row_of(result: &Result<Attached, Refused>) -> &'static probes::Row {
 }
 
 /// What stands in for a probe that is not attached.
-fn fall_back(row: &probes::Row, config: &Config, host: &Host, mut better: Vec<Unavailable>) -> Signal {
+pub fn fall_back(row: &probes::Row, config: &Config, host: &Host, mut better: Vec<Unavailable>) -> Signal {
     let mut sources = Vec::new();
     for fallback in row.fallbacks {
         match fallback {

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::host::{self, Host};
 use crate::logs;
 use crate::model::{Labels, Metric, Observation, Sample, Samples, SeriesKey, SourceState, Unit};
-use crate::probes::{ProbeReader, Seen, Stop};
+use crate::probes::{Control, ProbeReader, Seen, Step, What};
 
 /// How much of the time of a stop the sources have to hand over what they hold; the rest is for the alerts, and for the kernel
 /// to take the programs out.
@@ -50,7 +50,8 @@ pub struct Sources {
     /// What is to say of each log.
     pub log_notes: Vec<String>,
     stop: StopFlag,
-    probe_stop: Stop,
+    /// Tells the probes what to do.
+    pub control: Control,
     parts: Vec<Part>,
     logs: Vec<JoinHandle<()>>,
     log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
@@ -64,25 +65,26 @@ impl Sources {
     /// The system gives no threads or file descriptors.
     pub fn start(config: &Config, queue: &Queue, probe_log: bool, positions: &Positions) -> anyhow::Result<Self> {
         let host = Host::new(config.host.clone());
-        let (attached, signals) = signals::attach(config, &host, probe_log);
+        let (probes, signals) = signals::attach(config, &host, probe_log);
         let stop = StopFlag::default();
-        let probe_stop = Stop::new().context("cannot make an eventfd")?;
+        let control = Control::new().context("cannot make an eventfd")?;
         let mut sources = Self {
             signals,
             log_notes: Vec::new(),
             stop,
-            probe_stop,
+            control,
             parts: Vec::new(),
             logs: Vec::new(),
             log_losses: Vec::new(),
             positions: positions.clone(),
         };
-        if !attached.is_empty() {
-            let mut reader = ProbeReader::new(attached, &host, &config.ebpf, config.agent.collect_interval);
-            let (stop, queue) = (sources.probe_stop.clone(), queue.clone());
+        if !probes.is_empty() {
+            let mut reader = ProbeReader::new(probes, &host, &config.ebpf, config.agent.collect_interval, probe_log);
+            let (control, queue) = (sources.control.clone(), queue.clone());
+            let (config, of_host) = (config.clone(), host.clone());
             let body = move || {
-                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen))).is_ok();
-                if let Err(error) = reader.run(&stop, &mut emit) {
+                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen, &config, &of_host))).is_ok();
+                if let Err(error) = reader.run(&control, &mut emit) {
                     tracing::error!("probes: cannot wait for events: {error}; no events arrive any more");
                 }
             };
@@ -136,7 +138,7 @@ impl Sources {
     /// Tells everything to stop, and waits a moment until nothing makes observations any more.
     pub async fn stop(&mut self) {
         self.stop.raise();
-        self.probe_stop.stop();
+        self.control.stop();
         self.logs.drain(..).for_each(|log| log.abort());
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline && !self.parts.iter().all(Part::returned) {
@@ -152,10 +154,30 @@ impl Sources {
     }
 }
 
-fn observation_of(seen: Seen) -> Observation {
+fn observation_of(seen: Seen, config: &Config, host: &Host) -> Observation {
     match seen {
         Seen::Event(event) => Observation::Event(Box::new(event)),
         Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
+        Seen::Step(step) => {
+            tell(&step, config, host);
+            Observation::Source(SourceState { signal: step.row.name, probed: step.source.is_some() })
+        }
+    }
+}
+
+/// Says in one line what became of a probe, what serves its signal now, and when a better way is tried.
+fn tell(step: &Step, config: &Config, host: &Host) {
+    let name = step.row.name;
+    let serves = || match &step.source {
+        Some(source) => source.clone(),
+        None => signals::fall_back(step.row, config, host, Vec::new()).source.unwrap_or_else(|| "nothing".into()),
+    };
+    let again = |again: Duration| format!("; tried again from the top in {} s", again.as_secs_f64().ceil());
+    let again = step.again.map_or_else(String::new, again);
+    match &step.what {
+        What::Attached => tracing::info!("probe {name} is attached: {}{again}", serves()),
+        What::Died(how) => tracing::warn!("probe {name} is dead: {how}; its signal is now served by: {}{again}", serves()),
+        What::Suspended => tracing::info!("probe {name} is taken out to save work; its signal is now served by: {}", serves()),
     }
 }
 

@@ -38,7 +38,7 @@ const ROOMS: &[Room] = &[
 const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["collectors"], &["batch", "descriptors", "entities", "interval", "process_stat", "text"]),
     (&["logs"], &[]),
-    (&["probes"], &["attach", "btf", "reader", "tracefs", "transport"]),
+    (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
     (&["notifiers"], &["text"]),
     (&["exporters"], &[]),
