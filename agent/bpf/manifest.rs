@@ -19,7 +19,8 @@ pub const TARGET: &str = "bpfel-unknown-none";
 
 /// Compiler flags that shape the objects; those that keep the builder's paths out of them are added where they are known.
 ///
-/// `bpf_target_arch` selects the layout of `pt_regs` for kprobes. Tracepoints have none, so one value serves all hosts.
+/// `bpf_target_arch` selects a layout of `pt_regs`, which no program uses: registers are read at offsets that the loader hands
+/// over. So one value serves all hosts.
 pub const RUSTFLAGS: &[&str] = &["--cfg=bpf_target_arch=\"x86_64\"", "-Clinker=bpf-linker"];
 
 /// Profile of the objects, as variables for cargo, so that the profile of the agent may change without them.

@@ -115,8 +115,19 @@ struct Report {
     constraint: Option<&'static str>,
     limiting_cgroup: Option<String>,
     victim_cgroup: Option<String>,
+    /// What the victim held, by the name of the evidence, in kilobytes.
+    sizes: Vec<(&'static str, u64)>,
     killed: bool,
 }
+
+/// Sizes as the log has them, and as the evidence does.
+const SIZES: [(&str, &str); 5] = [
+    ("total-vm", "total_vm_kb"),
+    ("anon-rss", "anon_rss_kb"),
+    ("file-rss", "file_rss_kb"),
+    ("shmem-rss", "shmem_rss_kb"),
+    ("pgtables", "pgtables_kb"),
+];
 
 impl Probe for Oom {
     fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
@@ -197,6 +208,10 @@ impl Probe for Oom {
             facts.label("cgroup", path);
         }
         facts.evidence("constraint", report.constraint);
+        // The function has not added them up, and older tracepoints do not tell; they are known together.
+        if record.anon_rss_kb == OomRecord::UNKNOWN {
+            report.sizes.into_iter().for_each(|(name, size)| facts.evidence(name, Some(size)));
+        }
         facts.evidence("killed", report.killed.then_some(true));
         // Last, because this one may wait for the victim's memory to be torn down.
         facts.evidence("command_line", victim.command_line());
@@ -204,8 +219,11 @@ impl Probe for Oom {
 
     fn describe(&self, event: &KernelEvent) -> String {
         let label = |name| event.labels.get(name).unwrap_or("?");
-        let number = |name| event.evidence.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let resident = (number("anon_rss_kb") + number("file_rss_kb") + number("shmem_rss_kb")) / 1024;
+        let sizes = ["anon_rss_kb", "file_rss_kb", "shmem_rss_kb"].map(|name| event.evidence.get(name)?.as_u64());
+        let resident = match sizes.iter().flatten().copied().reduce(|a, b| a.saturating_add(b)) {
+            Some(kilobytes) => format!(", {} MiB resident", kilobytes / 1024),
+            None => String::new(),
+        };
         let verb = if event.evidence.contains_key("killed") { "killed" } else { "chose" };
         let place = match event.evidence.get("constraint").and_then(|value| value.as_str()) {
             Some("memcg") => match event.evidence.get("limit_cgroup").and_then(|value| value.as_str()) {
@@ -216,7 +234,7 @@ impl Probe for Oom {
             Some(other) => format!("memory was short under constraint {other}"),
             None => format!("in cgroup {}", label("cgroup")),
         };
-        format!("OOM killer {verb} {} (pid {}), {resident} MiB resident: {place}", label("comm"), label("pid"))
+        format!("OOM killer {verb} {} (pid {}){resident}: {place}", label("comm"), label("pid"))
     }
 }
 
@@ -260,6 +278,12 @@ impl Report {
             && rest.split(|c: char| !c.is_ascii_digit()).next() == Some(pid.to_string().as_str())
         {
             self.killed = true;
+            // `total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, UID:0 pgtables:5kB oom_score_adj:0`
+            let fields = rest.split([' ', ',']).filter_map(|field| field.split_once(':'));
+            self.sizes.extend(fields.filter_map(|(name, size)| {
+                let (_, evidence) = SIZES.iter().find(|(in_log, _)| *in_log == name)?;
+                Some((*evidence, size.strip_suffix("kB")?.parse().ok()?))
+            }));
             // The line above is rate-limited, this one is not.
             if start.starts_with("Memory cgroup out of memory") {
                 self.constraint = Some("memcg");
@@ -277,11 +301,12 @@ mod tests {
         let mut report = Report::default();
         report.add("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/app,task_memcg=/app/db,task=tail,pid=77,uid=0", 77);
         assert!(!report.killed);
-        report.add("Memory cgroup out of memory: Killed process 77 (tail) total-vm:1kB, anon-rss:1kB", 77);
+        report.add("Memory cgroup out of memory: Killed process 77 (tail) total-vm:1kB, anon-rss:2kB", 77);
         let expected = Report {
             constraint: Some("memcg"),
             limiting_cgroup: Some("/app".into()),
             victim_cgroup: Some("/app/db".into()),
+            sizes: vec![("total_vm_kb", 1), ("anon_rss_kb", 2)],
             killed: true,
         };
         assert_eq!(report, expected);
@@ -291,7 +316,8 @@ mod tests {
     fn the_kill_alone_tells_that_a_cgroup_was_the_limit() {
         let mut report = Report::default();
         report.add("Memory cgroup out of memory: Killed process 77 (tail) total-vm:1kB", 77);
-        assert_eq!(report, Report { constraint: Some("memcg"), killed: true, ..Report::default() });
+        let sizes = vec![("total_vm_kb", 1)];
+        assert_eq!(report, Report { constraint: Some("memcg"), sizes, killed: true, ..Report::default() });
     }
 
     #[test]
