@@ -5,10 +5,12 @@
 
 pub mod capabilities;
 mod collecting;
+mod governor;
 mod lacking;
 mod log;
 mod log_facts;
 mod outlet;
+mod overhead;
 mod privileges;
 mod screen;
 pub mod signals;
@@ -32,6 +34,7 @@ use crate::model::{Alert, Labels, Observation, Sample, Samples, SeriesKey, Sourc
 pub use lacking::lacking;
 pub use log::log_to_stderr;
 use outlet::Outlet;
+use overhead::Overhead;
 pub use privileges::shed as shed_privileges;
 pub use screen::table;
 use signals::Signal;
@@ -69,6 +72,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut core = Core::new(&config, &hostname);
     let mut outlet = Outlet::open(&config, &hostname);
     let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
+    let mut overhead = Overhead::new(&config);
     let mut screen = screen::Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
@@ -95,6 +99,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 }
                 core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
                 core.reconfigure(&new);
+                overhead.reconfigure(&new);
                 if new.alerting != config.alerting {
                     let mut old = std::mem::replace(&mut outlet, Outlet::open(&new, &hostname));
                     retiring.spawn(async move { old.close(STOP).await });
@@ -105,6 +110,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     retiring.spawn(async move { old.join(Instant::now() + STOP).await });
                     core.note(&sources.signals);
                 }
+                overhead.apply(&sources);
                 config = new;
                 tracing::info!("configuration {} is in force", path.display());
             }
@@ -112,8 +118,13 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 core.observe(host::now(), Observation::Tick);
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
-                    let values = own_samples(&core, &outlet, &sources);
+                    let mut values = own_samples(&core, &outlet, &sources);
+                    let events = overhead.look(&sources, &mut values);
                     core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
+                    for event in events {
+                        screen.show(host::now(), &event);
+                        core.observe(host::now(), Observation::Event(Box::new(event)));
+                    }
                 }
             }
             // Last, so that a flood of them keeps neither a signal nor the time from getting through.

@@ -75,6 +75,12 @@ impl Section<'_> {
         self.number(key, "a number (percent)", "a percentage above 0, at most 100", above(0.0, 100.0), default)
     }
 
+    /// From `low` up to 100.
+    pub(super) fn percent_from(&mut self, key: &'static str, low: f64, default: f64) -> f64 {
+        let range = (Bound::Included(low), Bound::Included(100.0));
+        self.number(key, "a number (percent)", &format!("a percentage from {low} to 100"), range, default)
+    }
+
     /// Above 0, up to 1.
     pub(super) fn ratio(&mut self, key: &'static str, default: f64) -> f64 {
         self.number(key, "a number (ratio)", "a ratio above 0, at most 1", above(0.0, 1.0), default)

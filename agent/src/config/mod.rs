@@ -91,6 +91,10 @@ pub struct Agent {
     pub data_dir: PathBuf,
     /// File that holds the process id while the agent runs.
     pub pid_file: Option<PathBuf>,
+    /// Processor time of the agent with its BPF programs, in percent of one core, beyond which it does less.
+    pub cpu_budget_percent: f64,
+    /// Resident memory and BPF maps in bytes beyond which the agent does less.
+    pub memory_budget: u64,
 }
 
 impl Default for Agent {
@@ -101,6 +105,8 @@ impl Default for Agent {
             log_level: LogLevel::Info,
             data_dir: "/var/lib/sysops-agent".into(),
             pid_file: None,
+            cpu_budget_percent: 2.0,
+            memory_budget: 64 << 20,
         }
     }
 }

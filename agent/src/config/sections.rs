@@ -44,6 +44,8 @@ fn agent(s: &mut Section<'_>) -> Agent {
         log_level: s.choice("log_level", &LogLevel::NAMES, default.log_level),
         data_dir: s.path("data_dir", default.data_dir),
         pid_file: s.optional_path("pid_file"),
+        cpu_budget_percent: s.percent_from("cpu_budget_percent", 0.1, default.cpu_budget_percent),
+        memory_budget: s.mebibytes("memory_budget_mb", 16..=65_536, default.memory_budget),
     }
 }
 

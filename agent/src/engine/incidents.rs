@@ -212,18 +212,19 @@ impl Incidents {
                 }
             }
             (Phase::Cleared, None) => {}
-            (Phase::Occurred | Phase::Holds, Some(incident)) => {
+            (Phase::Occurred | Phase::Holds | Phase::Changed, Some(incident)) => {
                 let before = incident.severity;
+                let changed = finding.phase == Phase::Changed;
                 incident.take(at, finding);
                 let worse = incident.severity > before;
                 let goes_on = incident.by_silence && incident.untold > 0 && at.since(incident.last_message) >= self.min_interval;
-                if worse || goes_on {
+                if worse || goes_on || changed {
                     let message = if incident.by_silence { incident.repeated(at) } else { incident.message.clone() };
                     alerts.push(incident.alert(at, Status::Updated, message));
                     self.counts.updated += 1;
                 }
             }
-            (Phase::Occurred | Phase::Holds, None) => self.open(at, identity, finding, alerts),
+            (Phase::Occurred | Phase::Holds | Phase::Changed, None) => self.open(at, identity, finding, alerts),
         }
     }
 

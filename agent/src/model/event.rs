@@ -9,7 +9,8 @@ pub type Evidence = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelEvent {
     /// The metric that alerts about it carry: `kernel_oom_kill`, `kernel_hung_task`, `kernel_block_io_slow`,
-    /// `kernel_block_io_error`, `kernel_tcp_retransmit` or `kernel_fd_exhausted`.
+    /// `kernel_block_io_error`, `kernel_tcp_retransmit` or `kernel_fd_exhausted`; `agent_overhead` where
+    /// it is the agent itself that changed.
     pub metric: &'static str,
     /// What it happened to; the identity under which repetitions are folded.
     pub labels: Labels,
@@ -17,7 +18,7 @@ pub struct KernelEvent {
     pub value: f64,
     /// The limit that `value` stands against, where there is one.
     pub threshold: Option<f64>,
-    /// How many single events this stands for; the kernel's side may have folded some.
+    /// How many single events this stands for; the kernel's side may have folded some. 0 where it says that a condition is over.
     pub count: u64,
     /// One sentence for a human: who, what, how much.
     pub message: String,

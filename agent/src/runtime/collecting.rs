@@ -1,6 +1,8 @@
 //! Runs the collectors, each at its interval, one after the other in one thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::collectors::running::{DURATION, SKIPPED, SUCCESS};
@@ -16,6 +18,8 @@ pub struct Collecting {
     config: Config,
     host: Host,
     schedule: Vec<Scheduled>,
+    /// All intervals are so many times as long.
+    factor: Arc<AtomicU32>,
 }
 
 struct Scheduled {
@@ -31,8 +35,8 @@ struct Scheduled {
 }
 
 impl Collecting {
-    /// All collectors, each due at once.
-    pub fn new(config: &Config, host: &Host) -> Self {
+    /// All collectors, each due at once, and then at `factor` times its interval.
+    pub fn new(config: &Config, host: &Host, factor: Arc<AtomicU32>) -> Self {
         let now = Instant::now();
         let schedule = collectors::COLLECTORS.iter().map(|row| Scheduled {
             row,
@@ -45,7 +49,7 @@ impl Collecting {
             series: [&DURATION, &SUCCESS, &SKIPPED]
                 .map(|metric| SeriesKey::new(metric, Labels::new().with("collector", row.name))),
         });
-        Self { schedule: schedule.collect(), config: config.clone(), host: host.clone() }
+        Self { schedule: schedule.collect(), config: config.clone(), host: host.clone(), factor }
     }
 
     /// Collects until the flag is raised, or `emit` says `false` because nobody listens any more.
@@ -55,7 +59,8 @@ impl Collecting {
                 if scheduled.next > Instant::now() {
                     continue;
                 }
-                let (samples, events) = scheduled.run(&self.config, &self.host);
+                let factor = self.factor.load(Ordering::Relaxed);
+                let (samples, events) = scheduled.run(&self.config, &self.host, factor);
                 let events = events.into_iter().map(|event| Observation::Event(Box::new(event)));
                 if !std::iter::once(Observation::Samples(samples)).chain(events).all(&mut *emit) {
                     return;
@@ -72,7 +77,7 @@ impl Collecting {
 
 impl Scheduled {
     /// Runs the collector once, whatever it does, and sets its next time.
-    fn run(&mut self, config: &Config, host: &Host) -> (Samples, Vec<KernelEvent>) {
+    fn run(&mut self, config: &Config, host: &Host, factor: u32) -> (Samples, Vec<KernelEvent>) {
         let name = self.row.name;
         let started = Instant::now();
         let mut batch = Batch::new(started);
@@ -105,7 +110,7 @@ impl Scheduled {
         let own = self.series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value });
         batch.samples.extend(own);
         // What was missed is not made up for.
-        self.next = (self.next + self.interval).max(started + took) + self.penalty;
+        self.next = (self.next + self.interval * factor).max(started + took) + self.penalty;
         (Samples { collector: name, values: batch.samples }, batch.events)
     }
 }

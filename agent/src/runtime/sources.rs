@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -52,6 +52,7 @@ pub struct Sources {
     stop: StopFlag,
     /// Tells the probes what to do.
     pub control: Control,
+    interval_factor: Arc<AtomicU32>,
     parts: Vec<Part>,
     logs: Vec<JoinHandle<()>>,
     log_losses: Vec<(SeriesKey, Arc<AtomicU64>)>,
@@ -68,11 +69,13 @@ impl Sources {
         let (probes, signals) = signals::attach(config, &host, probe_log);
         let stop = StopFlag::default();
         let control = Control::new().context("cannot make an eventfd")?;
+        let interval_factor = Arc::new(AtomicU32::new(1));
         let mut sources = Self {
             signals,
             log_notes: Vec::new(),
             stop,
             control,
+            interval_factor,
             parts: Vec::new(),
             logs: Vec::new(),
             log_losses: Vec::new(),
@@ -90,7 +93,7 @@ impl Sources {
             };
             sources.parts.push(Part::start("probes", sources.stop.clone(), body).context("cannot start a thread")?);
         }
-        let mut collecting = Collecting::new(config, &host);
+        let mut collecting = Collecting::new(config, &host, Arc::clone(&sources.interval_factor));
         let (stop, emitter) = (sources.stop.clone(), queue.clone());
         let body = move || {
             let mut emit = |observation| emitter.blocking_send((host::now(), observation)).is_ok();
@@ -126,6 +129,11 @@ impl Sources {
     /// Where the logs are read on.
     pub fn positions(&self) -> &Positions {
         &self.positions
+    }
+
+    /// Has all collectors run so many times as rarely.
+    pub fn set_interval_factor(&self, factor: u32) {
+        self.interval_factor.store(factor, Ordering::Relaxed);
     }
 
     /// What the logs lost.

@@ -23,6 +23,8 @@ pub enum Rule {
     Each,
     /// When `[ebpf] tcp_retransmit_burst` of them fall into [`BURST_WINDOW`] for the same labels.
     Burst,
+    /// As a condition, which changes with each event and is over with one of count 0.
+    Condition,
 }
 
 /// What there is to know about one event metric.
@@ -34,7 +36,7 @@ pub struct EventRow {
     pub severity: Severity,
     /// When it is worth a finding.
     pub rule: Rule,
-    /// The stem of the probe that reports it.
+    /// The stem of the probe that reports it; empty where no probe does.
     pub signal: &'static str,
 }
 
@@ -81,6 +83,12 @@ pub static FD_EXHAUSTED: Metric = Metric::gauge(
     Unit::Count,
     "Descriptors that a process (EMFILE) or the system (ENFILE) had open when it was refused another; labels pid, comm.",
 );
+/// `agent_overhead`
+pub static OVERHEAD: Metric = Metric::gauge(
+    "agent_overhead",
+    Unit::Percent,
+    "What the agent costs in percent of its budget, because of which it does less; label resource: cpu or memory.",
+);
 
 /// All event metrics.
 pub const EVENTS: &[EventRow] = &[
@@ -91,6 +99,7 @@ pub const EVENTS: &[EventRow] = &[
     EventRow { metric: &TCP_RETRANSMIT, severity: Severity::Warn, rule: Rule::Burst, signal: "tcp_retransmit" },
     // Critical: this is no forecast. A process that is refused descriptors fails its clients now, and ENFILE fails everybody.
     EventRow { metric: &FD_EXHAUSTED, severity: Severity::Critical, rule: Rule::Each, signal: "fd" },
+    EventRow { metric: &OVERHEAD, severity: Severity::Info, rule: Rule::Condition, signal: "" },
 ];
 
 /// The row of an event metric.
@@ -189,6 +198,9 @@ impl Analyzer for Event {
             return;
         }
         let mut finding = finding(at, row, event);
+        if row.rule == Rule::Condition {
+            finding.phase = if event.count == 0 { Phase::Cleared } else { Phase::Changed };
+        }
         if row.rule == Rule::Burst {
             let Some((sum, new)) = self.burst(at, row.metric.name, event) else { return };
             finding.count = new;
@@ -274,6 +286,16 @@ mod tests {
         }
         assert_eq!(event.subjects.values().next().unwrap().recent.0.len(), MAX_EVENTS);
         assert_eq!(feed(&mut event, 1.0, &retransmit("a", 1))[0].value, 10_001.0);
+    }
+
+    #[test]
+    fn a_condition_changes_with_each_event_and_is_over_with_one_of_none() {
+        let mut event = Event::new(&Config::default());
+        let phase = |event: &mut Event, count| {
+            let step = KernelEvent { metric: OVERHEAD.name, ..retransmit("a", count) };
+            feed(event, 0.0, &step).first().map(|finding| finding.phase)
+        };
+        assert_eq!([1, 1, 0].map(|count| phase(&mut event, count)), [Phase::Changed, Phase::Changed, Phase::Cleared].map(Some));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum Phase {
     Occurred,
     /// A condition began or got worse. It is over when the analyzer says so.
     Holds,
+    /// A condition began, or became another one, which is worth a message each time.
+    Changed,
     /// The condition is over.
     Cleared,
     /// Another source saw the same thing. Says more about an open incident; never opens one.

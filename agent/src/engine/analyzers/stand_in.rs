@@ -261,7 +261,7 @@ impl Analyzer for StandIn {
     }
 
     fn event(&mut self, at: Timestamp, event: &KernelEvent, findings: &mut Vec<Finding>) {
-        let Some(row) = event::row(event.metric) else { return };
+        let Some(row) = event::row(event.metric).filter(|row| !row.signal.is_empty()) else { return };
         if event.source != PROBE {
             self.polled(at, row, event, findings);
             return;
