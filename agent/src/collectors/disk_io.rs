@@ -90,7 +90,7 @@ impl Collector for DiskIo {
             });
         }
         devices.end_run();
-        slow.end_run();
+        slow.end_run(batch.at());
         Ok(())
     }
 }

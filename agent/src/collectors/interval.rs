@@ -24,6 +24,11 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Counters<N> {
+    /// Counters that were zero at a time.
+    pub fn from_zero(at: Instant) -> Self {
+        Self { last: Some(([0; N], at)) }
+    }
+
     /// Takes the present values and gives the growth since the last ones.
     ///
     /// `None` with the first values, if no time has passed, and if any counter went backwards: it was reset, it wrapped, or

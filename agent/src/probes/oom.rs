@@ -18,8 +18,8 @@ use crate::config;
 use crate::host::{Host, Kmsg, KmsgRead};
 use crate::model::{Evidence, KernelEvent, Labels};
 
-/// How long the log's lines may take after the tracepoint: printk itself is slow on a serial console.
-const LOG_PATIENCE: Duration = Duration::from_millis(20);
+/// How long the log's lines may take after the tracepoint: a serial console is slow to write to, and a host without memory to run.
+const LOG_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The ways to see it, in words.
 const TRACEPOINT: &str = "tracepoint oom/mark_victim";

@@ -37,9 +37,10 @@ pub struct Slow {
     limit: Duration,
     /// By name; `None` for one without requests of its own.
     devices: Entities<Vec<u8>, Option<Device>>,
+    /// When devices were looked at last: one that is new since then, or had done nothing by then, counts from zero.
+    last_run: Option<Instant>,
 }
 
-#[derive(Default)]
 struct Device {
     completed: Counters<8>,
     /// Since when requests have been under way and none has completed.
@@ -49,7 +50,7 @@ struct Device {
 impl Slow {
     /// Nothing seen yet; a single request may take `limit`.
     pub fn new(host: &Host, limit: Duration) -> Self {
-        Self { host: host.clone(), limit, devices: Entities::default() }
+        Self { host: host.clone(), limit, devices: Entities::default(), last_run: None }
     }
 
     /// Takes what the present run says of a device.
@@ -57,8 +58,9 @@ impl Slow {
         if *work == Work::default() {
             return;
         }
-        let Self { host, limit, devices } = self;
-        let make = || makes_requests(host, &lossy(name)).then(Device::default);
+        let Self { host, limit, devices, last_run } = self;
+        let completed = last_run.map_or_else(Counters::default, Counters::from_zero);
+        let make = || makes_requests(host, &lossy(name)).then_some(Device { completed, waiting: None });
         let limit = limit.as_secs_f64() * 1e3;
         devices.see(name, make, |device| {
             let Some(device) = device else { return };
@@ -92,8 +94,9 @@ impl Slow {
     }
 
     /// Ends a run.
-    pub fn end_run(&mut self) {
+    pub fn end_run(&mut self, at: Instant) {
         self.devices.end_run();
+        self.last_run = Some(at);
     }
 }
 
@@ -171,7 +174,7 @@ mod tests {
         let each = runs.iter().zip(0..).map(|(work, turn)| {
             let mut batch = Batch::new(start + Duration::from_secs(10 * turn));
             slow.see(&mut batch, name.as_bytes(), work);
-            slow.end_run();
+            slow.end_run(batch.at());
             batch.events.into_iter().map(|event| (event.labels.to_string(), event.value)).collect()
         });
         each.collect()
@@ -200,6 +203,13 @@ mod tests {
         for name in ["dm-0", "sda1"] {
             assert_eq!(run(&sysfs, name, &runs).concat(), [], "{name}");
         }
+    }
+
+    #[test]
+    fn what_was_idle_or_not_there_before_counts_from_zero() {
+        let sysfs = sysfs();
+        let told = run(&sysfs, "sda", &[Work::default(), writes(1, 400, 0)]);
+        assert_eq!(told[1], [("{device=\"sda\",operation=\"write\"}".to_owned(), 400.0)]);
     }
 
     #[test]
