@@ -213,8 +213,11 @@ impl Probe for Oom {
             report.sizes.into_iter().for_each(|(name, size)| facts.evidence(name, Some(size)));
         }
         facts.evidence("killed", report.killed.then_some(true));
-        // Last, because this one may wait for the victim's memory to be torn down.
-        facts.evidence("command_line", victim.command_line());
+        // Reading this needs a page, and keeps the victim's memory from being freed meanwhile. Where the whole host has none left,
+        // that is how the next process gets killed. Last, because it may wait for the memory to be torn down.
+        if limited {
+            facts.evidence("command_line", victim.command_line());
+        }
     }
 
     fn describe(&self, event: &KernelEvent) -> String {
