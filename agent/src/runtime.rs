@@ -35,7 +35,7 @@ pub use lacking::lacking;
 pub use log::log_to_stderr;
 use outlet::Outlet;
 use overhead::Overhead;
-pub use privileges::shed as shed_privileges;
+pub use privileges::{avoid_oom_killer, shed as shed_privileges};
 pub use screen::table;
 use signals::Signal;
 use sources::{Positions, Sources, needs_other_sources};

@@ -22,6 +22,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 const DAC_READ_SEARCH: u32 = 2;
 const SYS_PTRACE: u32 = 19;
 const SYS_ADMIN: u32 = 21;
+const SYS_RESOURCE: u32 = 24;
 const SYSLOG: u32 = 34;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
@@ -51,6 +52,13 @@ fn root_keeps_what_it_uses_and_can_gain_nothing() {
         }
     }
     assert!(of_all_threads(&agent, "NoNewPrivs").iter().all(|value| value == "1"));
+    // Root in a container often lacks the capability, and then nothing may change.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    let may = u64::from_str_radix(held, 16).unwrap() & (1 << SYS_RESOURCE) != 0;
+    let score = |pid: &str| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    let expected = if may { "-500\n".to_owned() } else { score("self") };
+    assert_eq!(score(&agent.pid().to_string()), expected, "the OOM killer is asked to choose others first");
     agent.stop(STOP_WITHIN).unwrap();
 }
 

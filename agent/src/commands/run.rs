@@ -15,9 +15,15 @@ use crate::runtime;
 pub fn run(options: &Run) -> anyhow::Result<ExitCode> {
     let path = &options.common.config;
     let config = config::load(path).map_err(|problems| anyhow!("the configuration is not good\n{problems}"))?;
+    let exposed = runtime::avoid_oom_killer();
     // Before the first thread is started, as each thread has capabilities of its own.
     let troubles = runtime::shed_privileges();
     let _log = runtime::log_to_stderr(options.common.log_level.unwrap_or(config.agent.log_level))?;
+    if let Err(error) = exposed {
+        tracing::debug!(
+            "cannot lower /proc/self/oom_score_adj: {error}; the OOM killer may choose the agent as any other process"
+        );
+    }
     troubles.iter().for_each(|trouble| tracing::warn!("{trouble}"));
     runtime::run(config, path, options.probe_log)?;
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,21 @@ use rustix::thread::{
 
 use super::capabilities;
 
+/// What the OOM killer is told of this process (proc_pid_oom_score_adj(5)): with its few megabytes the agent frees nothing worth
+/// having, and whoever looks for the cause needs it then. It stays a possible victim, in case it is the agent that leaks.
+const OOM_SCORE_ADJ: i32 = -500;
+
+/// Asks the OOM killer to choose others first. Whoever started the agent may have asked for more, which stays. A memory cgroup
+/// of its own is another matter: there it is the only candidate.
+///
+/// # Errors
+/// The process may not do that: it takes `CAP_SYS_RESOURCE`.
+pub fn avoid_oom_killer() -> std::io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let present: i32 = std::fs::read_to_string(FILE)?.trim().parse().unwrap_or(0);
+    if present > OOM_SCORE_ADJ { std::fs::write(FILE, OOM_SCORE_ADJ.to_string()) } else { Ok(()) }
+}
+
 /// Keeps of this thread's capabilities those that are used, and lets nothing that it executes gain any. Threads that are started
 /// later have the same. Returns what did not work, in words; the agent runs all the same.
 pub fn shed() -> Vec<String> {
