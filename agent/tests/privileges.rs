@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use xtask::agent_process::AgentProcess;
+use xtask::faults::fd_exhaustion::{FdExhaustion, Kind};
 use xtask::faults::trace::mount_tracefs;
 use xtask::faults::{MemcgOom, needs_root};
 use xtask::receiver::Receiver;
@@ -102,7 +103,8 @@ fn an_ordinary_user_with_five_capabilities_has_every_probe() {
     let shown = agent.stdout();
     assert!(shown.contains("without root"), "{shown}");
     // A kernel that cannot probe functions cannot do so for anybody.
-    let by_privilege = |line: &&str| line.contains("better, but") && !line.contains("CONFIG_KPROBE_EVENTS");
+    let by_build = ["CONFIG_KPROBE_EVENTS", "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS"];
+    let by_privilege = |line: &&str| line.contains("better, but") && !by_build.iter().any(|option| line.contains(option));
     assert_eq!(shown.lines().find(by_privilege), None, "{shown}");
     let oom = MemcgOom::cause(16 << 20).unwrap();
     let pid = oom.pid.to_string();
@@ -148,5 +150,27 @@ fn doctor_names_each_missing_capability_and_its_cost_is_real() {
                 _ => assert_eq!(signal["probe"], true, "without {name}: {signal:#}"),
             }
         }
+    }
+}
+
+#[test]
+fn without_ptrace_the_kinds_of_descriptors_are_not_told() {
+    if needs_root() {
+        return;
+    }
+    mount_tracefs().unwrap();
+    let (_directory, binary) = open_to_all();
+    for (capabilities, told) in [(FIVE.to_vec(), true), (without(SYS_PTRACE), false)] {
+        let receiver = Receiver::start().unwrap();
+        let config = format!("[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
+        let mut agent = AgentProcess::run(as_nobody(&binary, &capabilities), &config).unwrap();
+        let leak = FdExhaustion::cause(Kind::Socket).unwrap();
+        let pid = leak.pid.to_string();
+        let about = |body: &Value| body["metric"] == "kernel_fd_exhausted" && body["labels"]["pid"] == pid.as_str();
+        let alert = receiver.wait_for(Duration::from_secs(15), about).unwrap();
+        assert_eq!(alert.body["evidence"]["kinds"].is_object(), told, "{:#}", alert.body);
+        assert_eq!(alert.body["value"].as_f64().map(|value| value as u64), Some(leak.limit), "{:#}", alert.body);
+        assert_eq!(alert.body["evidence"]["limit"], leak.limit, "{:#}", alert.body);
+        agent.stop(STOP_WITHIN).unwrap();
     }
 }

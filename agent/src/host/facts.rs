@@ -42,6 +42,9 @@ impl Host {
 
     /// Of the descriptors of process `pid`: how many of which kind, and what most of them lead to. May wait.
     pub fn descriptor_facts(&self, pid: u32, open: &Descriptors, tell: Tell<'_>) {
+        if open.kinds.is_empty() {
+            return;
+        }
         tell("kinds", json!(open.kinds));
         let Some((kind, count)) = open.commonest_kind() else { return };
         tell("commonest", format!("{kind} ({count})").into());

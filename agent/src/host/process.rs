@@ -22,7 +22,9 @@ pub struct Process {
 /// A process' open descriptors by what they refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Descriptors {
-    /// Number of descriptors by kind: `file`, `socket`, `pipe`, `eventfd`, …
+    /// Number of descriptors.
+    pub open: u64,
+    /// Number of descriptors by kind: `file`, `socket`, `pipe`, `eventfd`, …; empty where their kinds are kept from this process.
     pub kinds: BTreeMap<String, u64>,
     /// Number of descriptors by directory, of those that are files.
     pub directories: BTreeMap<String, u64>,
@@ -147,6 +149,7 @@ impl Process {
                 found.cut = true;
                 break;
             }
+            found.open += 1;
             if let Ok(target) = fs::read_link(entry.path()) {
                 found.add(&target.to_string_lossy());
             }

@@ -247,6 +247,10 @@ fn climb<'a>(
     Ok(Attached { row, source: rung.source, rung: 0, refused: Vec::new(), map_bytes, ebpf, transport, log, counts, links })
 }
 
+/// What it takes to attach to the return of a function.
+const FUNCTION_EXITS: &str =
+    "with CAP_BPF and CAP_PERFMON, a kernel built with BTF and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS can do it";
+
 impl Hook {
     fn attach(&self, ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), Unavailable> {
         let name = match self {
@@ -278,9 +282,11 @@ impl Hook {
             (Self::Fexit { function, .. }, Program::FExit(program)) => {
                 let load = format!("load program {name}");
                 let types = types.get_or_init(Btf::from_sys_fs).as_ref().map_err(|error| explain(&load, error))?;
-                program.load(function, types).map_err(|error| explain(&load, &error))?;
+                // The kernel says the same whether it is the privilege or the ability that lacks.
+                let refused = |attempt: &str, error| Unavailable { advice: FUNCTION_EXITS.into(), ..explain(attempt, &error) };
+                program.load(function, types).map_err(|error| refused(&load, error))?;
                 let attempt = format!("attach to the return of the kernel's function {function}");
-                program.attach().map(drop).map_err(|error| explain(&attempt, &error))
+                program.attach().map(drop).map_err(|error| refused(&attempt, error))
             }
             (Self::RawTracepoint { name: tracepoint, .. }, Program::RawTracePoint(program)) => {
                 if !loaded {
@@ -355,9 +361,11 @@ fn without_verifier_log(why: &str) -> String {
     // Behind it stand statistics.
     let verdict = log.lines().map(str::trim).rfind(|line| {
         let statistics = ["processed ", "verification time ", "stack depth ", "cgroup"];
-        !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+        // Where it has said nothing, the cause of the error follows at once.
+        !line.is_empty() && !line.starts_with(':') && !statistics.iter().any(|start| line.starts_with(start))
     });
-    short(&format!("{} Verifier: {}", what.trim_end(), verdict.unwrap_or("no reason")))
+    let what = what.trim_end();
+    short(&verdict.map_or_else(|| what.to_owned(), |verdict| format!("{what} Verifier: {verdict}")))
 }
 
 /// What the kernel accounts to a map: `memlock` in the descriptor's fdinfo.
@@ -425,5 +433,7 @@ mod tests {
         let told = without_verifier_log(log);
         assert_eq!(told, "cannot load program x: it returned Invalid argument. Verifier: unknown func bpf_probe_read_kernel#113");
         assert_eq!(without_verifier_log("cannot load program x: no\nmore"), "cannot load program x: no");
+        let silent = "cannot load program x: it returned no. Verifier output: : no (os error 1)";
+        assert_eq!(without_verifier_log(silent), "cannot load program x: it returned no.");
     }
 }

@@ -137,7 +137,7 @@ impl Probe for Fd {
                 facts.threshold(limit as f64);
             }
             if let Some(open) = process.descriptors() {
-                facts.value(open.kinds.values().sum::<u64>() as f64);
+                facts.value(open.open as f64);
                 self.host.descriptor_facts(record.pid, &open, &mut |name, fact| facts.evidence(name, Some(fact)));
             }
         } else if let Some((used, max)) = system_descriptors(&self.host) {
