@@ -234,11 +234,11 @@ fn slow_requests_show_in_the_mean() {
     let about = |body: &Value| body["metric"] == "kernel_block_io_slow" && body["labels"]["device"] == name;
     let held = Duration::from_millis(400);
     device.write(held).unwrap();
-    let alert = polling.wait_for(&about);
+    let alert = polling.wait_for(about);
     assert_eq!(alert["labels"]["operation"], "write");
     assert!(alert["value"].as_f64().unwrap() >= 360.0, "{alert}");
     assert_eq!((&alert["evidence"]["latency_is"], &alert["evidence"]["requests"]), (&json!("mean"), &json!(1)));
-    let by_probe = probed.wait_for(&about);
+    let by_probe = probed.wait_for(about);
     assert_eq!(
         (&by_probe["labels"], &by_probe["status"]),
         (&alert["labels"], &json!("firing")),

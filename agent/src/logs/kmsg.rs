@@ -3,12 +3,12 @@
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{LogSource, Logged, Next};
+use super::{LogSource, Logged, Next, Opened};
 use crate::host::{Host, Kmsg, KmsgRead, KmsgRecord, Unavailable};
 use crate::model::{Evidence, LogRecord};
 
 /// Opens the kernel log, at its end or where another reader stopped.
-pub fn open(host: &Host, at: Option<u64>) -> Result<Box<dyn LogSource>, Unavailable> {
+pub fn open(host: &Host, at: Option<u64>) -> Opened {
     let unreadable =
         |why: String| Unavailable::new(why, "run as root, or with CAP_SYSLOG; a container needs the device /dev/kmsg");
     let kmsg = if at.is_some() { Kmsg::open_at_start(host) } else { Kmsg::open_at_end(host) };

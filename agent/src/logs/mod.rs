@@ -16,6 +16,9 @@ use crate::model::LogRecord;
 pub const SOURCES: &[Row] =
     &[Row { name: "kmsg", summary: "the kernel log, /dev/kmsg", key: LogSourceName::Dmesg, open: kmsg::open }];
 
+/// A log that is open, or why it is not.
+pub type Opened = Result<Box<dyn LogSource>, Unavailable>;
+
 /// A row of the table.
 pub struct Row {
     /// The stem: file, label, `source` of the records.
@@ -25,7 +28,7 @@ pub struct Row {
     /// What it is called in `[log_analyzer] sources`.
     pub key: LogSourceName,
     /// Opens it, at the record with this sequence number where one is given, else at its end; must be called within a runtime.
-    pub open: fn(&Host, Option<u64>) -> Result<Box<dyn LogSource>, Unavailable>,
+    pub open: fn(&Host, Option<u64>) -> Opened,
 }
 
 /// A record, and what was missed before it.

@@ -21,7 +21,7 @@ fn losses(host: &mut Host) -> Value {
 }
 
 fn span(source: &str, name: &str, count: u64, from: i64, to: i64) -> Value {
-    let time = |secs: i64| jiff::Timestamp::from_second(1_700_000_000 + secs).unwrap().to_string();
+    let time = |secs: i64| jiff::Timestamp::from_second(1_700_000_000 + secs).unwrap_or_default().to_string();
     json!({ "source": source, name: count, "from": time(from), "to": time(to) })
 }
 
