@@ -91,7 +91,7 @@ fn is_exhausted(open: u64, limit: u64) -> bool {
 impl Fd {
     fn new(host: &Host) -> Self {
         Self {
-            host: host.clone(),
+            host: host.apart(),
             file_nr: ProcFile::new(host.procfs("sys/fs/file-nr")),
             series: keys([&USED, &MAX, &USAGE], &Labels::new()),
             procfs: None,

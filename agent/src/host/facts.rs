@@ -64,6 +64,12 @@ impl Host {
 impl Process {
     /// Where and why a task is blocked, and who it is. May wait.
     pub fn blocked_facts(&self, tell: Tell<'_>) {
+        self.state_facts(tell);
+        self.stack_facts(tell);
+    }
+
+    /// What of that can be had of a task in any state.
+    pub fn state_facts(&self, tell: Tell<'_>) {
         let mut some = |name, fact: Option<Value>| {
             if let Some(fact) = fact {
                 tell(name, fact);
@@ -76,10 +82,13 @@ impl Process {
         some("parent_pid", self.parent().map(Value::from));
         some("cgroup", self.cgroup("memory").map(Value::from));
         some("process_pid", self.leader().map(Value::from));
-        // A task that is blocked while it starts a program makes whoever asks for its stack wait, and one that is blocked with
-        // its memory locked whoever asks for its command line.
-        some("stack", self.stack().map(Value::from));
-        some("command_line", self.command_line().map(Value::from));
+    }
+
+    /// The rest. A task that is blocked while it starts a program makes whoever asks for its stack wait, and one that is blocked
+    /// with its memory locked whoever asks for its command line.
+    pub fn stack_facts(&self, tell: Tell<'_>) {
+        self.stack().into_iter().for_each(|stack| tell("stack", stack.into()));
+        self.command_line().into_iter().for_each(|line| tell("command_line", line.into()));
     }
 }
 

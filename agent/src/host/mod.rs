@@ -36,6 +36,12 @@ impl Host {
         Self { roots, isolate: Isolate::new() }
     }
 
+    /// The same host with threads of its own for what can block, so that what is waited for in vain takes none from others.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::new(self.roots.clone())
+    }
+
     /// Runs what can block; shared by all clones.
     pub fn isolate(&self) -> &Isolate {
         &self.isolate

@@ -28,8 +28,8 @@ pub struct LogFacts {
 
 impl LogFacts {
     /// Asks `host` about what the probes of the signals `probed` don't.
-    pub fn new(host: Host, probed: BTreeSet<&'static str>) -> Self {
-        Self { host, probed, second: (Instant::now(), 0, Duration::ZERO), limit_bytes: None }
+    pub fn new(host: &Host, probed: BTreeSet<&'static str>) -> Self {
+        Self { host: host.apart(), probed, second: (Instant::now(), 0, Duration::ZERO), limit_bytes: None }
     }
 
     /// The facts about whom a line names.
@@ -82,7 +82,7 @@ mod tests {
     use crate::config::HostRoots;
 
     fn facts(probed: &[&'static str]) -> LogFacts {
-        LogFacts::new(Host::new(HostRoots::default()), probed.iter().copied().collect())
+        LogFacts::new(&Host::new(HostRoots::default()), probed.iter().copied().collect())
     }
 
     fn blocked() -> String {

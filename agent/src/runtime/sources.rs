@@ -120,7 +120,7 @@ impl Sources {
             let position = Arc::clone(self.positions.entry(row.name).or_default());
             let (host, queue, probed) = (host.clone(), queue.clone(), probed.clone());
             self.logs.push(tokio::spawn(keep_running(format!("log {}", row.name), move || {
-                let facts = LogFacts::new(host.clone(), probed.clone());
+                let facts = LogFacts::new(&host, probed.clone());
                 follow(row, host.clone(), queue.clone(), facts, Arc::clone(&lost), Arc::clone(&position))
             })));
         }

@@ -21,7 +21,7 @@ use crate::model::{Evidence, KernelEvent, Labels};
 /// What counts as hung where the kernel has no limit of its own: the default of Linux.
 const DEFAULT_TIMEOUT: u64 = 120;
 /// Threads that are looked at in one run.
-const THREADS_A_RUN: usize = 512;
+const THREADS_A_RUN: usize = 256;
 /// Blocked tasks that are followed at a time.
 const MAX_FOLLOWED: usize = 1024;
 /// A task that is blocked for as long as that raises the load average of a minute to this, even with a short limit.
@@ -72,7 +72,7 @@ impl Blocked {
     /// None so far.
     pub fn new(host: &Host) -> Self {
         Self {
-            host: host.clone(),
+            host: host.apart(),
             timeout: ProcFile::new(host.procfs("sys/kernel/hung_task_timeout_secs")),
             loadavg: ProcFile::new(host.procfs("loadavg")),
             sightings: Vec::new(),
@@ -175,8 +175,12 @@ fn hung(host: &Host, sighting: &Sighting, secs: u64, timeout: u64, explain: bool
         return None;
     }
     let mut evidence = if explain {
-        let subject = format!("the blocked task {tid}");
-        host.facts(&subject, DEADLINE, move |host, tell| host.process(tid).blocked_facts(tell))
+        // One after the other: where the second is still waited for in vain from the last time, the first goes on to be had.
+        let state = format!("the state of the blocked task {tid}");
+        let mut facts = host.facts(&state, DEADLINE, move |host, tell| host.process(tid).state_facts(tell));
+        let stack = format!("the stack of the blocked task {tid}");
+        facts.extend(host.facts(&stack, DEADLINE, move |host, tell| host.process(tid).stack_facts(tell)));
+        facts
     } else {
         Evidence::from_iter([("enrichment".to_owned(), "left out: too many tasks at a time".into())])
     };
