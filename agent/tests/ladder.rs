@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -152,5 +153,28 @@ fn a_detached_probe_steps_down_and_comes_back() {
     assert!(line.contains("; its signal is now served by: ") && line.contains("tracepoints "), "{line}");
     assert!(!line.contains(&first) && line.contains("; tried again from the top in 1 s"), "{line}");
     agent.wait_for_log(&format!("probe block_io is attached: {first}"), SOON).unwrap();
+    agent.stop(Duration::from_secs(2)).unwrap();
+}
+
+#[test]
+fn a_probe_that_was_refused_is_attached_when_tracefs_is_mounted() {
+    if needs_root() {
+        return;
+    }
+    mount_tracefs().unwrap();
+    let receiver = Receiver::start().unwrap();
+    let mut command = Command::new("unshare");
+    let hide = "while umount /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; do :; done; exec \"$@\"";
+    command.args(["--mount", "sh", "-c", hide, "sh", AGENT]);
+    let config = format!("[ebpf]\nprobes = [\"oom\"]\n[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
+    let mut agent = AgentProcess::run(command, &config).unwrap();
+    assert!(agent.stdout().contains("oom             kernel log; "), "{}", agent.stdout());
+    let pid = agent.pid().to_string();
+    let mount = ["--target", &pid, "--mount", "mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"];
+    assert!(Command::new("nsenter").args(mount).status().unwrap().success());
+    agent.wait_for_log("probe oom is attached: tracepoint oom/mark_victim", SOON).unwrap();
+    let oom = MemcgOom::cause(OOM_BYTES).unwrap();
+    let told = receiver.wait_for(SOON, names(&oom)).unwrap();
+    assert_eq!(told.body["evidence"]["source"], "tracepoint oom/mark_victim", "{:#}", told.body);
     agent.stop(Duration::from_secs(2)).unwrap();
 }
