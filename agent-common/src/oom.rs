@@ -31,8 +31,8 @@ pub struct OomRecord {
     pub trigger_pid: u32,
     /// The victim's `oom_score_adj`; `i16::MIN` where unknown.
     pub oom_score_adj: i16,
-    /// Where the record comes from: [`OomRecord::TRACEPOINT`], [`OomRecord::RAW_TRACEPOINT`] or [`OomRecord::FUNCTION`].
-    pub hook: u16,
+    /// Zero.
+    pub pad: u16,
     /// Command name of the victim; empty where the tracepoint does not carry it.
     pub victim_comm: [u8; COMM_LEN],
     /// Command name of the trigger.
@@ -42,12 +42,6 @@ pub struct OomRecord {
 impl OomRecord {
     /// A size that the kernel's tracepoint does not report.
     pub const UNKNOWN: u64 = u64::MAX;
-    /// From `oom/mark_victim` as tracefs describes it.
-    pub const TRACEPOINT: u16 = 0;
-    /// From the arguments of `mark_victim`.
-    pub const RAW_TRACEPOINT: u16 = 1;
-    /// From the probe on `oom_kill_process`.
-    pub const FUNCTION: u16 = 2;
 }
 
 /// Offsets of the tracepoint's fields, by their names in its `format` file; [`ABSENT`](crate::ABSENT) where there is none.

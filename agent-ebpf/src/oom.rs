@@ -69,7 +69,7 @@ pub fn mark_victim(ctx: TracePointContext) -> u32 {
         oom_score_adj: field(&ctx, fields.oom_score_adj, i16::MIN),
         comm: comm_field(&ctx, fields.comm, true),
     };
-    marked(&ctx, victim, OomRecord::TRACEPOINT);
+    marked(&ctx, victim);
     0
 }
 
@@ -78,9 +78,9 @@ pub fn mark_victim(ctx: TracePointContext) -> u32 {
 pub fn mark_victim_raw(ctx: RawTracePointContext) -> i32 {
     let victim: u64 = ctx.arg(0);
     if global!(STRUCTURES.argument_is_pid) == 0 {
-        chosen(&ctx, victim, OomRecord::RAW_TRACEPOINT);
+        chosen(&ctx, victim);
     } else {
-        marked(&ctx, Victim { pid: victim as u32, ..Victim::UNKNOWN }, OomRecord::RAW_TRACEPOINT);
+        marked(&ctx, Victim { pid: victim as u32, ..Victim::UNKNOWN });
     }
     0
 }
@@ -89,13 +89,13 @@ pub fn mark_victim_raw(ctx: RawTracePointContext) -> i32 {
 #[kprobe]
 pub fn oom_kill_process(ctx: ProbeContext) -> u32 {
     let control = register(&ctx, global!(REGISTERS.arguments[0]));
-    chosen(&ctx, member(control, global!(STRUCTURES.oom_control_chosen), 0), OomRecord::FUNCTION);
+    chosen(&ctx, member(control, global!(STRUCTURES.oom_control_chosen), 0));
     0
 }
 
 /// The victim is the task at `task`.
 #[inline(always)]
-fn chosen(ctx: &impl EbpfContext, task: u64, hook: u16) {
+fn chosen(ctx: &impl EbpfContext, task: u64) {
     let at = global!(STRUCTURES);
     let pages = member(member(task, at.task_mm, 0), at.mm_total_vm, OomRecord::UNKNOWN);
     let victim = Victim {
@@ -106,11 +106,11 @@ fn chosen(ctx: &impl EbpfContext, task: u64, hook: u16) {
         comm: comm_member(task, at.task_comm),
         ..Victim::UNKNOWN
     };
-    marked(ctx, victim, hook);
+    marked(ctx, victim);
 }
 
 #[inline(always)]
-fn marked(ctx: &impl EbpfContext, victim: Victim, hook: u16) {
+fn marked(ctx: &impl EbpfContext, victim: Victim) {
     trace!(ctx, "oom: victim {} triggered by {}", victim.pid, current_process());
     send::<OomRecord>(ctx, |record| {
         record.write(OomRecord {
@@ -126,7 +126,7 @@ fn marked(ctx: &impl EbpfContext, victim: Victim, hook: u16) {
             victim_uid: victim.uid,
             trigger_pid: current_process(),
             oom_score_adj: victim.oom_score_adj,
-            hook,
+            pad: 0,
             victim_comm: victim.comm,
             trigger_comm: current_comm(),
         });

@@ -390,7 +390,12 @@ pub enum Named<'a> {
     /// A task that is blocked.
     Blocked(u32),
     /// The victim of the OOM killer, on its way out.
-    Killed(u32),
+    Killed {
+        /// Its process id.
+        pid: u32,
+        /// Whether a cgroup was out of memory, and not the host.
+        of_cgroup: bool,
+    },
     /// The cgroup whose limit makes the next victim.
     Limiting(&'a str),
 }
@@ -400,7 +405,7 @@ impl Named<'_> {
     pub const fn signal(self) -> &'static str {
         match self {
             Self::Blocked(_) => "hung_task",
-            Self::Killed(_) | Self::Limiting(_) => "oom",
+            Self::Killed { .. } | Self::Limiting(_) => "oom",
         }
     }
 }
@@ -417,7 +422,8 @@ pub fn named(text: &str) -> Option<Named<'_>> {
     }
     let (start, rest) = text.split_once("Killed process ")?;
     let is_kernels = start.is_empty() || start.starts_with("Out of memory") || start.starts_with("Memory cgroup out of memory");
-    if is_kernels { number(rest).map(Named::Killed) } else { None }
+    let of_cgroup = start.starts_with("Memory");
+    if is_kernels { number(rest).map(|pid| Named::Killed { pid, of_cgroup }) } else { None }
 }
 
 /// All patterns, compiled, and what must be remembered between two lines.

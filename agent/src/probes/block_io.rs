@@ -185,7 +185,6 @@ impl Probe for BlockIo {
         #[expect(clippy::cast_precision_loss, reason = "a latency in nanoseconds beyond 2^53 is 104 days")]
         let latency_ms = record.latency_ns as f64 / 1e6;
         let mut evidence = Evidence::new();
-        evidence.insert("source".into(), "block_rq_issue and block_rq_complete".into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         evidence.insert("sector".into(), record.sector.into());
         evidence.insert("bytes".into(), record.bytes.into());

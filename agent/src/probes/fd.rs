@@ -101,10 +101,7 @@ impl Probe for Fd {
     fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
         let record = FdRecord::from_bytes(record)?;
         let mut evidence = Evidence::new();
-        if record.syscall == FdRecord::UNKNOWN {
-            evidence.insert("source".into(), "kretprobe alloc_fd".into());
-        } else {
-            evidence.insert("source".into(), "tracepoint syscalls/sys_exit_*".into());
+        if record.syscall != FdRecord::UNKNOWN {
             evidence.insert("syscall".into(), record.syscall.into());
         }
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());

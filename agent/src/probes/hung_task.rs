@@ -72,7 +72,6 @@ impl Probe for HungTask {
     fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
         let record = HungTaskRecord::from_bytes(record)?;
         let mut evidence = Evidence::new();
-        evidence.insert("source".into(), "tracepoint sched/sched_process_hang".into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         let labels = Labels::new().with("pid", record.pid.to_string()).with("comm", comm(&record.comm));
         let metric = "kernel_hung_task";

@@ -76,6 +76,7 @@ pub const PROBES: &[Row] = &[
                 has: "",
                 what: "/proc/sys/kernel/hung_task_detect_count (a count, no task)",
             },
+            Fallback::Procfs { file: "self/stat", has: "", what: "/proc/PID/stat (tasks in state D, polled)" },
         ],
         pulse: Some(pulse::HUNG_TASK),
         metrics: &[],
@@ -90,7 +91,7 @@ pub const PROBES: &[Row] = &[
         deadline: Duration::from_millis(50),
         fallbacks: &[
             Fallback::KernelLog,
-            Fallback::Procfs { file: "diskstats", has: "", what: "/proc/diskstats (mean latencies, no requests)" },
+            Fallback::Procfs { file: "diskstats", has: "", what: "/proc/diskstats (mean latencies, polled)" },
         ],
         pulse: Some(pulse::BLOCK_IO),
         metrics: block_io::METRICS,
@@ -106,7 +107,7 @@ pub const PROBES: &[Row] = &[
         fallbacks: &[Fallback::Procfs {
             file: "net/snmp",
             has: "Tcp:",
-            what: "/proc/net/snmp RetransSegs (a count, no connections)",
+            what: "/proc/net/snmp RetransSegs, /proc/net/tcp (polled)",
         }],
         pulse: Some(pulse::TCP_RETRANSMIT),
         metrics: &[],

@@ -21,11 +21,6 @@ use crate::model::{Evidence, KernelEvent, Labels};
 /// How long the log's lines may take after the tracepoint: a serial console is slow to write to, and a host without memory to run.
 const LOG_PATIENCE: Duration = Duration::from_millis(200);
 
-/// The ways to see it, in words.
-const TRACEPOINT: &str = "tracepoint oom/mark_victim";
-const RAW_TRACEPOINT: &str = "raw tracepoint mark_victim";
-const KPROBE: &str = "kprobe oom_kill_process";
-
 /// `oom/mark_victim`, with offsets from its `format` file.
 pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
     let format = Format::read(&kernel.host, "oom", "mark_victim")?;
@@ -41,7 +36,7 @@ pub fn tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable
         oom_score_adj: format.offset("oom_score_adj", 2),
     };
     let hook = Hook::Tracepoint { program: "mark_victim", category: "oom", name: "mark_victim".into() };
-    Ok(Rung::new(TRACEPOINT, &fields, vec![hook]))
+    Ok(Rung::new("tracepoint oom/mark_victim", &fields, vec![hook]))
 }
 
 /// The same as a raw tracepoint, with offsets from the kernel's BTF: does without tracefs, and without the sizes that the
@@ -58,7 +53,7 @@ pub fn raw_tracepoint(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavail
     // Since it tells more of the victim (6.8, and updates of older kernels), it is given the task and a user id.
     let structures = Structures { argument_is_pid: u16::from(arguments == 1), ..structures(btf, &[])? };
     let hook = Hook::RawTracepoint { program: "mark_victim_raw", name: NAME };
-    Ok(Rung::new(RAW_TRACEPOINT, &Fields::ABSENT, vec![hook]).with("STRUCTURES", &structures))
+    Ok(Rung::new("raw tracepoint mark_victim", &Fields::ABSENT, vec![hook]).with("STRUCTURES", &structures))
 }
 
 /// The function that kills, with offsets from the kernel's BTF.
@@ -66,7 +61,7 @@ pub fn kprobe(kernel: &Kernel, _: &config::Ebpf) -> Result<Rung, Unavailable> {
     let registers = registers()?;
     let structures = structures(kernel.btf()?, &[("oom_control", "chosen")])?;
     let hook = Hook::Kprobe { program: "oom_kill_process", functions: &["oom_kill_process"] };
-    let rung = Rung::new(KPROBE, &Fields::ABSENT, vec![hook]);
+    let rung = Rung::new("kprobe oom_kill_process", &Fields::ABSENT, vec![hook]);
     Ok(rung.with("STRUCTURES", &structures).with("REGISTERS", &registers))
 }
 
@@ -149,12 +144,6 @@ impl Probe for Oom {
         if record.oom_score_adj != i16::MIN {
             evidence.insert("oom_score_adj".into(), record.oom_score_adj.into());
         }
-        let source = match record.hook {
-            OomRecord::TRACEPOINT => TRACEPOINT,
-            OomRecord::RAW_TRACEPOINT => RAW_TRACEPOINT,
-            _ => KPROBE,
-        };
-        evidence.insert("source".into(), source.into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         evidence.insert("trigger_comm".into(), comm(&record.trigger_comm).into());
         evidence.insert("trigger_pid".into(), record.trigger_pid.into());

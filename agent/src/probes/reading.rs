@@ -212,6 +212,7 @@ impl Reading {
             } else {
                 event.evidence.insert("enrichment".into(), "left out: too many events at a time".into());
             }
+            event.evidence.insert("source".into(), self.attached.source.into());
             event.message = self.probe.describe(&event);
             if !emit(Seen::Event(event)) {
                 return false;

@@ -92,7 +92,6 @@ impl Probe for TcpRetransmit {
     fn decode(&self, record: &[u8]) -> Option<KernelEvent> {
         let record = TcpRetransmitRecord::from_bytes(record)?;
         let mut evidence = Evidence::new();
-        evidence.insert("source".into(), "tracepoint tcp/tcp_retransmit_skb".into());
         evidence.insert("monotonic_ns".into(), record.monotonic_ns.into());
         evidence.insert("total".into(), record.total.into());
         let state = usize::try_from(record.state).ok().and_then(|state| STATES.get(state)).unwrap_or(&STATES[0]);

@@ -4,6 +4,7 @@
 //! hang; it is asked on a thread of its own, and the log waits for the answer no longer than the deadline.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::patterns::{Named, named};
@@ -15,11 +16,30 @@ const DEADLINE: Duration = Duration::from_millis(250);
 /// Questions in each second, and how much of it they may take together.
 const BY_SECOND: (u32, Duration) = (10, Duration::from_millis(250));
 
+/// Signals whose probe reports them now, and finds out by itself.
+#[derive(Clone, Default)]
+pub struct Probed(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Probed {
+    /// A probe came or went.
+    pub fn set(&self, signal: &'static str, probed: bool) {
+        let mut signals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if probed {
+            signals.insert(signal);
+        } else {
+            signals.remove(signal);
+        }
+    }
+
+    fn contains(&self, signal: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(signal)
+    }
+}
+
 /// Whoever asks.
 pub struct LogFacts {
     host: Host,
-    /// Signals whose probe finds out by itself.
-    probed: BTreeSet<&'static str>,
+    probed: Probed,
     /// Start of the present second, questions in it, and how long they took.
     second: (Instant, u32, Duration),
     /// The limit of the cgroup that the next victim will be killed for.
@@ -28,7 +48,7 @@ pub struct LogFacts {
 
 impl LogFacts {
     /// Asks `host` about what the probes of the signals `probed` don't.
-    pub fn new(host: &Host, probed: BTreeSet<&'static str>) -> Self {
+    pub fn new(host: &Host, probed: Probed) -> Self {
         Self { host: host.apart(), probed, second: (Instant::now(), 0, Duration::ZERO), limit_bytes: None }
     }
 
@@ -51,13 +71,15 @@ impl LogFacts {
             Named::Blocked(pid) => {
                 self.ask(format!("the blocked task {pid}"), move |host, tell| host.process(pid).blocked_facts(tell)).await
             }
-            Named::Killed(pid) => {
+            Named::Killed { pid, of_cgroup } => {
                 let limit_bytes = self.limit_bytes.take();
                 let find = move |host: &Host, tell: crate::host::Tell<'_>| {
                     let victim = host.process(pid);
                     victim.uid().into_iter().for_each(|uid| tell("uid", uid.into()));
-                    // Last, because it may wait for the victim's memory to be torn down.
-                    victim.command_line().into_iter().for_each(|line| tell("command_line", line.into()));
+                    // Last, because it may wait for the victim's memory to be torn down; and not while the whole host waits for
+                    // just that memory, which whoever reads from it holds.
+                    let command_line = if of_cgroup { victim.command_line() } else { None };
+                    command_line.into_iter().for_each(|line| tell("command_line", line.into()));
                 };
                 let mut facts = self.ask(format!("the killed process {pid}"), find).await;
                 facts.extend(limit_bytes.map(|limit| ("limit_bytes".to_owned(), limit.into())));
@@ -82,7 +104,9 @@ mod tests {
     use crate::config::HostRoots;
 
     fn facts(probed: &[&'static str]) -> LogFacts {
-        LogFacts::new(&Host::new(HostRoots::default()), probed.iter().copied().collect())
+        let all = Probed::default();
+        probed.iter().for_each(|signal| all.set(signal, true));
+        LogFacts::new(&Host::new(HostRoots::default()), all)
     }
 
     fn blocked() -> String {
@@ -97,6 +121,13 @@ mod tests {
         assert_eq!(facts(&[]).find("Linux version 6.18").await, Evidence::new());
         let gone = format!("Killed process {} (x) total-vm:1kB", u32::MAX);
         assert_eq!(facts(&[]).find(&gone).await, Evidence::new());
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_went_no_longer_does() {
+        let mut facts = facts(&["hung_task"]);
+        facts.probed.set("hung_task", false);
+        assert_ne!(facts.find(&blocked()).await, Evidence::new());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Everything that makes observations: the threads of probes and collectors, and a task for each log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::Queue;
 use super::collecting::Collecting;
-use super::log_facts::LogFacts;
+use super::log_facts::{LogFacts, Probed};
 use super::signals::{self, Signal};
 use super::stop::{FIRST, LONGEST, POLL, Part, StopFlag, keep_running};
 use crate::config::Config;
@@ -70,6 +70,8 @@ impl Sources {
         let stop = StopFlag::default();
         let control = Control::new().context("cannot make an eventfd")?;
         let interval_factor = Arc::new(AtomicU32::new(1));
+        let probed = Probed::default();
+        signals.iter().for_each(|signal| probed.set(signal.name, signal.probed));
         let mut sources = Self {
             signals,
             log_notes: Vec::new(),
@@ -84,9 +86,15 @@ impl Sources {
         if !probes.is_empty() {
             let mut reader = ProbeReader::new(probes, &host, &config.ebpf, config.agent.collect_interval, probe_log);
             let (control, queue) = (sources.control.clone(), queue.clone());
-            let (config, of_host) = (config.clone(), host.clone());
+            let (config, of_host, probed) = (config.clone(), host.clone(), probed.clone());
             let body = move || {
-                let mut emit = |seen| queue.blocking_send((host::now(), observation_of(seen, &config, &of_host))).is_ok();
+                let mut emit = |seen| {
+                    if let Seen::Step(step) = &seen {
+                        tell(step, &config, &of_host);
+                        probed.set(step.row.name, step.source.is_some());
+                    }
+                    queue.blocking_send((host::now(), observation_of(seen))).is_ok()
+                };
                 if let Err(error) = reader.run(&control, &mut emit) {
                     tracing::error!("probes: cannot wait for events: {error}; no events arrive any more");
                 }
@@ -100,12 +108,11 @@ impl Sources {
             collecting.run(&stop, &mut emit);
         };
         sources.parts.push(Part::start("collectors", sources.stop.clone(), body).context("cannot start a thread")?);
-        sources.start_logs(config, &host, queue);
+        sources.start_logs(config, &host, queue, &probed);
         Ok(sources)
     }
 
-    fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue) {
-        let probed: BTreeSet<_> = self.signals.iter().filter(|signal| signal.probed).map(|signal| signal.name).collect();
+    fn start_logs(&mut self, config: &Config, host: &Host, queue: &Queue, probed: &Probed) {
         for row in logs::SOURCES {
             if !config.log_analyzer.enabled || !config.log_analyzer.sources.contains(&row.key) {
                 // Where the queue is full the engine goes on expecting lines for no longer than it takes to say so.
@@ -162,14 +169,11 @@ impl Sources {
     }
 }
 
-fn observation_of(seen: Seen, config: &Config, host: &Host) -> Observation {
+fn observation_of(seen: Seen) -> Observation {
     match seen {
         Seen::Event(event) => Observation::Event(Box::new(event)),
         Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
-        Seen::Step(step) => {
-            tell(&step, config, host);
-            Observation::Source(SourceState { signal: step.row.name, probed: step.source.is_some() })
-        }
+        Seen::Step(step) => Observation::Source(SourceState { signal: step.row.name, probed: step.source.is_some() }),
     }
 }
 

@@ -341,7 +341,7 @@ fn who_is_named_is_known_without_reading_the_line() {
         let pid = |prefix: &str| labels.split(prefix).nth(1).and_then(|rest| rest.split('"').next()?.parse().ok()).unwrap_or(0);
         let is_detail = patterns.read(Host::time(0), line).unwrap().1.is_detail;
         let expected = match *metric {
-            "kernel_oom_kill" => Some(Named::Killed(pid("pid=\""))),
+            "kernel_oom_kill" => Some(Named::Killed { pid: pid("pid=\""), of_cgroup: line.starts_with("Memory") }),
             "kernel_hung_task" if !is_detail => Some(Named::Blocked(pid("pid=\""))),
             _ => None,
         };
