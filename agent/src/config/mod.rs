@@ -105,7 +105,7 @@ impl Default for Agent {
             log_level: LogLevel::Info,
             data_dir: "/var/lib/sysops-agent".into(),
             pid_file: None,
-            cpu_budget_percent: 2.0,
+            cpu_budget_percent: 5.0,
             memory_budget: 64 << 20,
         }
     }

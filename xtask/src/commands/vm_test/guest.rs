@@ -25,10 +25,11 @@ const ALERT_WITHIN: Duration = Duration::from_secs(12);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What every start of the agent has in common: nothing is grouped and no rate limit is near, so that each event can be asserted
-/// on, and what stands in for probes is read often.
+/// on; what stands in for probes is read often; and an emulated processor is no reason to do less.
 const CONFIG: &str = "
 [agent]
 collect_interval_secs = 1
+cpu_budget_percent = 100
 data_dir = '/tmp'
 [collector]
 memory_interval_secs = 1
