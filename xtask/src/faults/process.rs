@@ -102,15 +102,20 @@ impl ForkedChild {
             Err(error) => bail!("the child process {} has gone: {error}", self.pid()),
         }
     }
-}
 
-impl Drop for ForkedChild {
-    fn drop(&mut self) {
-        // `check_alive` may have reaped it; then the pid is nobody's child and must not be signalled.
+    /// Kills it, and returns when it is gone.
+    pub fn end(&self) {
+        // It may have been reaped already; then the pid is nobody's child and must not be signalled.
         if self.check_alive().is_ok() {
             let _ = rustix::process::kill_process(self.0, Signal::KILL);
             let _ = rustix::process::waitpid(Some(self.0), rustix::process::WaitOptions::empty());
         }
+    }
+}
+
+impl Drop for ForkedChild {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

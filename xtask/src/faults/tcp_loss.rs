@@ -101,6 +101,11 @@ impl TcpLoss {
         Ok(())
     }
 
+    /// Ends the process that sends. The kernel goes on with what it has not delivered, for a socket that nobody holds any more.
+    pub fn end_sender(&self) {
+        self.sender.end();
+    }
+
     /// Segments that the sender's namespace has sent again (`RetransSegs`, RFC 4022).
     ///
     /// # Errors
