@@ -126,6 +126,14 @@ impl AgentProcess {
         self.stop_with(Signal::TERM, limit)
     }
 
+    /// Keeps it from running (SIGSTOP), or lets it run again (SIGCONT).
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.process.signal(if paused { Signal::STOP } else { Signal::CONT })
+    }
+
     /// Asks it to stop with another signal.
     ///
     /// # Errors

@@ -379,3 +379,26 @@ impl Facts {
 fn comm(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostRoots;
+
+    #[test]
+    fn bytes_that_are_not_a_record_are_no_event_and_no_panic() {
+        let host = Host::new(HostRoots::default());
+        for row in PROBES {
+            let probe = (row.build)(&host, &config::Ebpf::default());
+            let is_event =
+                |byte: u8, len: usize| probe.decode(&vec![byte; len]).is_some_and(|event| !probe.describe(&event).is_empty());
+            let lengths: Vec<usize> = (0..512).filter(|len| is_event(0, *len)).collect();
+            // A perf event array fills up what it carries to a multiple of eight bytes.
+            assert!(lengths[0] > 0 && lengths == (lengths[0]..512).collect::<Vec<_>>(), "{}: {lengths:?}", row.name);
+            // Numbers and names that no kernel sends, in a record of the right size.
+            for byte in 1..=u8::MAX {
+                is_event(byte, lengths[0]);
+            }
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The faults, and what the agent must tell of each: through probes everything, without them what the other source knows.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -30,14 +32,15 @@ static TCP_LOSS: Cell = Cell { name: "lost TCP segments", signal: "tcp_retransmi
 static DESCRIPTORS: Cell = Cell { name: "descriptors exhausted", signal: "fd", run: descriptors };
 static GLOBAL_OOM: Cell = Cell { name: "OOM of the whole machine", signal: "oom", run: global_oom };
 static HUNDRED_OOMS: Cell = Cell { name: "a hundred OOMs in a row", signal: "oom", run: hundred_ooms };
+static OVERWRITTEN_LOG: Cell = Cell { name: "kernel log overwritten before it is read", signal: "oom", run: overwritten_log };
 
 /// All faults, in the order in which they are caused. The last one is hard on the machine.
 pub static ALL: [&Cell; 9] =
     [&MEMCG_OOM, &HUNG_TASK, &SLOW_LOOP, &FAILING_LOOP, &SLOW_SCSI, &FAILING_SCSI, &TCP_LOSS, &DESCRIPTORS, &GLOBAL_OOM];
 /// At least one fault of each signal.
 pub static ONE_EACH: [&Cell; 6] = [&MEMCG_OOM, &HUNG_TASK, &SLOW_LOOP, &FAILING_LOOP, &TCP_LOSS, &DESCRIPTORS];
-/// Many faults of one kind.
-pub static SERIES: [&Cell; 1] = [&HUNDRED_OOMS];
+/// More at a time than anybody reads.
+pub static SERIES: [&Cell; 2] = [&HUNDRED_OOMS, &OVERWRITTEN_LOG];
 
 /// The default of `[ebpf] block_io_slow_ms`.
 const LIMIT: Duration = Duration::from_millis(100);
@@ -113,6 +116,43 @@ fn hundred_ooms(stage: &Stage) -> Result<()> {
     }
     let others = ended.iter().filter(|body| body["metric"] == "kernel_oom_kill" && body["status"] == "firing").count() - HUNDRED;
     ensure!(others == 0, "{others} alerts are about OOMs that nobody caused");
+    Ok(())
+}
+
+/// Where anybody with the privilege may write lines into the kernel's log, as many as `printk_devkmsg` allows.
+const KERNEL_LOG: &str = "/dev/kmsg";
+/// More than the log of any kernel holds that is built for virtual machines.
+const LINES: usize = 40_000;
+
+fn overwritten_log(stage: &Stage) -> Result<()> {
+    fs::write("/proc/sys/kernel/printk_devkmsg", "on").context("cannot lift the limit of lines in the kernel's log")?;
+    let mut log = File::options().write(true).open(KERNEL_LOG).with_context(|| format!("cannot open {KERNEL_LOG}"))?;
+    stage.agent.pause(true)?;
+    let oom = MemcgOom::cause(4 << 20)?;
+    for _ in 0..LINES {
+        // Of debug level, which the console leaves out.
+        log.write_all(b"<7>one line of many\n").with_context(|| format!("cannot write to {KERNEL_LOG}"))?;
+    }
+    stage.agent.pause(false)?;
+    stage.alert("kernel_oom_kill", &[("pid", &oom.pid.to_string())])?;
+    let pid = oom.pid.to_string();
+    let end = stage.messages("its end", |all| {
+        let is_end = |body: &&Value| body["labels"]["pid"] == pid.as_str() && body["status"] == "resolved";
+        all.iter().find(is_end).cloned()
+    })?;
+    let evidence = &end["evidence"];
+    let told = evidence["losses"].as_array().is_some_and(|losses| losses.iter().any(|loss| loss["source"] == "kmsg"));
+    ensure!(told, "the alert does not say that lines of the log were lost: {evidence}");
+    ensure!(evidence["disagreement"].is_null(), "nothing can be expected of lines that were lost: {evidence}");
+    // It reads on.
+    let next = MemcgOom::cause(4 << 20)?;
+    let pid = next.pid.to_string();
+    let end = stage.messages("the end of the next", |all| {
+        let is_end = |body: &&Value| body["labels"]["pid"] == pid.as_str() && body["status"] == "resolved";
+        all.iter().find(is_end).cloned()
+    })?;
+    let witnesses = end["evidence"]["witnesses"].to_string();
+    ensure!(witnesses.contains("kmsg"), "the log bears no witness any more: {witnesses}");
     Ok(())
 }
 

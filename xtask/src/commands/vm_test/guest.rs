@@ -102,6 +102,8 @@ const END_WITHIN: Duration = Duration::from_secs(90);
 
 /// The agent and its receiver, in one mode.
 pub struct Stage {
+    /// The agent's process.
+    pub agent: AgentProcess,
     receiver: Receiver,
     doctor: Value,
     /// Whether the kernel shows the agent the stacks of other tasks (`proc_pid_stack`, fs/proc/base.c).
@@ -109,9 +111,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn new(receiver: Receiver, doctor: &Value) -> Self {
+    fn new(agent: AgentProcess, receiver: Receiver, doctor: &Value) -> Self {
         let sees_stacks = doctor["host"]["capabilities"].as_str().is_some_and(|held| held.contains("SYS_ADMIN"));
-        Self { receiver, doctor: doctor.clone(), sees_stacks }
+        Self { agent, receiver, doctor: doctor.clone(), sees_stacks }
     }
 
     /// Whether the agent has the signal's probe attached, by its own account.
@@ -163,8 +165,8 @@ fn examine_mode(mode: &Mode, tell: &mut dyn FnMut(&str)) -> Value {
         );
         doctor = ask_doctor(mode, &config)?;
         results.push(result("doctor", Instant::now(), mode.check(&doctor)));
-        let mut agent = AgentProcess::run(mode.command(AGENT), &config)?;
-        let stage = Stage::new(receiver, &doctor);
+        let agent = AgentProcess::run(mode.command(AGENT), &config)?;
+        let mut stage = Stage::new(agent, receiver, &doctor);
         for Cell { name, run, .. } in mode.cells {
             tell(name);
             let began = Instant::now();
@@ -176,7 +178,7 @@ fn examine_mode(mode: &Mode, tell: &mut dyn FnMut(&str)) -> Value {
         }
         tell("conduct");
         let began = Instant::now();
-        let stopped = agent.stop(STOP_WITHIN).map(drop);
+        let stopped = stage.agent.stop(STOP_WITHIN).map(drop);
         results.push(result("conduct", began, stopped.and_then(|()| conduct(&stage.receiver.all()))));
         Ok(())
     })();
