@@ -64,7 +64,7 @@ impl Watched {
     }
 
     fn stop(mut self) -> Vec<Received> {
-        self.agent.stop(Duration::from_secs(2)).unwrap();
+        self.agent.stop(Duration::from_secs(15)).unwrap();
         self.receiver.all()
     }
 }

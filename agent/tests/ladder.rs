@@ -78,7 +78,7 @@ fn a_blind_probe_is_noticed_stood_in_for_and_attached_again() {
     let seen = MemcgOom::cause(OOM_BYTES).unwrap();
     let told = receiver.wait_for(SOON, names(&seen)).unwrap();
     assert_eq!(told.body["evidence"]["source"], "tracepoint oom/mark_victim", "{:#}", told.body);
-    agent.stop(Duration::from_secs(2)).unwrap();
+    agent.stop(Duration::from_secs(15)).unwrap();
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_deaf_probe_is_noticed_by_its_losses() {
     let leak = FdExhaustion::cause(Kind::Pipe).unwrap();
     let pid = leak.pid.to_string();
     receiver.wait_for(SOON, |body| body["metric"] == "kernel_fd_exhausted" && body["labels"]["pid"] == pid).unwrap();
-    agent.stop(Duration::from_secs(2)).unwrap();
+    agent.stop(Duration::from_secs(15)).unwrap();
 }
 
 /// Has a process of this architecture put another descriptor in the place of one of its own, from outside: stopped by ptrace(2)
@@ -153,7 +153,7 @@ fn a_detached_probe_steps_down_and_comes_back() {
     assert!(line.contains("; its signal is now served by: ") && line.contains("tracepoints "), "{line}");
     assert!(!line.contains(&first) && line.contains("; tried again from the top in 1 s"), "{line}");
     agent.wait_for_log(&format!("probe block_io is attached: {first}"), SOON).unwrap();
-    agent.stop(Duration::from_secs(2)).unwrap();
+    agent.stop(Duration::from_secs(15)).unwrap();
 }
 
 #[test]
@@ -164,7 +164,9 @@ fn a_probe_that_was_refused_is_attached_when_tracefs_is_mounted() {
     mount_tracefs().unwrap();
     let receiver = Receiver::start().unwrap();
     let mut command = Command::new("unshare");
-    let hide = "while umount /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; do :; done; exec \"$@\"";
+    // Without tracefs and the kernel's types there is no way to attach it.
+    let hide = "while umount /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; do :; done; \
+                mount -t tmpfs none /sys/kernel/btf; exec \"$@\"";
     command.args(["--mount", "sh", "-c", hide, "sh", AGENT]);
     let config = format!("[ebpf]\nprobes = [\"oom\"]\n[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
     let mut agent = AgentProcess::run(command, &config).unwrap();
@@ -176,5 +178,5 @@ fn a_probe_that_was_refused_is_attached_when_tracefs_is_mounted() {
     let oom = MemcgOom::cause(OOM_BYTES).unwrap();
     let told = receiver.wait_for(SOON, names(&oom)).unwrap();
     assert_eq!(told.body["evidence"]["source"], "tracepoint oom/mark_victim", "{:#}", told.body);
-    agent.stop(Duration::from_secs(2)).unwrap();
+    agent.stop(Duration::from_secs(15)).unwrap();
 }

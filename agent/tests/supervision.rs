@@ -25,8 +25,9 @@ use xtask::receiver::Receiver;
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 /// A bound against hanging.
 const SOON: Duration = Duration::from_secs(15);
-/// How long a stop may take.
-const STOP: Duration = Duration::from_secs(2);
+/// How long a stop may take: two seconds, and as much again for the kernel of a busy machine, which takes programs out of tracepoints
+/// only when each of its CPUs has come by.
+const STOP: Duration = Duration::from_secs(4);
 
 fn started(config: &str) -> AgentProcess {
     if rustix::process::geteuid().is_root() {
