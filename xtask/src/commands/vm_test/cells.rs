@@ -125,7 +125,7 @@ const KERNEL_LOG: &str = "/dev/kmsg";
 const LINES: usize = 40_000;
 
 fn overwritten_log(stage: &Stage) -> Result<()> {
-    fs::write("/proc/sys/kernel/printk_devkmsg", "on").context("cannot lift the limit of lines in the kernel's log")?;
+    fs::write("/proc/sys/kernel/printk_devkmsg", "on\n").context("cannot lift the limit of lines in the kernel's log")?;
     let mut log = File::options().write(true).open(KERNEL_LOG).with_context(|| format!("cannot open {KERNEL_LOG}"))?;
     stage.agent.pause(true)?;
     let oom = MemcgOom::cause(4 << 20)?;
