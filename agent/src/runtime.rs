@@ -36,6 +36,7 @@ pub use log::log_to_stderr;
 use outlet::Outlet;
 use overhead::Overhead;
 pub use privileges::{avoid_oom_killer, shed as shed_privileges};
+use screen::Screen;
 pub use screen::table;
 use signals::Signal;
 use sources::{Positions, Sources, needs_other_sources};
@@ -73,7 +74,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut outlet = Outlet::open(&config, &hostname);
     let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
     let mut overhead = Overhead::new(&config);
-    let mut screen = screen::Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
+    let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -115,7 +116,9 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 tracing::info!("configuration {} is in force", path.display());
             }
             _ = tick.tick() => {
-                core.observe(host::now(), Observation::Tick);
+                let now = host::now();
+                core.catch_up(now, &mut observations, &mut screen);
+                core.observe(now, Observation::Tick);
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
                     let mut values = own_samples(&core, &outlet, &sources);
@@ -128,12 +131,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 }
             }
             // Last, so that a flood of them keeps neither a signal nor the time from getting through.
-            Some((at, observation)) = observations.recv() => {
-                if let Observation::Event(event) = &observation {
-                    screen.show(at, event);
-                }
-                core.observe(at, observation);
-            }
+            Some((at, observation)) = observations.recv() => core.take(at, observation, &mut screen),
         }
         core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
         while retiring.try_join_next().is_some() {}
@@ -194,6 +192,25 @@ impl Core {
     fn reconfigure(&mut self, config: &Config) {
         self.engine.reconfigure(config);
         self.config = config.clone();
+    }
+
+    /// Hands over one observation of a source, and shows it where it is an event.
+    fn take(&mut self, at: Timestamp, observation: Observation, screen: &mut Screen) {
+        if let Observation::Event(event) = &observation {
+            screen.show(at, event);
+        }
+        self.observe(at, observation);
+    }
+
+    /// Hands over what was seen before `now` and waits for its turn: time that passes ahead of it would make one source's word come
+    /// too late for another's.
+    fn catch_up(&mut self, now: Timestamp, observations: &mut Observations, screen: &mut Screen) {
+        while let Ok((at, observation)) = observations.try_recv() {
+            self.take(at, observation, screen);
+            if at >= now {
+                return;
+            }
+        }
     }
 
     /// Hands over all that waits.

@@ -152,6 +152,15 @@ fn nothing_is_expected_of_a_log_that_lost_records() {
         host.samples(&series, 10, &[lost]);
         assert_eq!(host.told().len(), expected);
     }
+    // The event took its time.
+    let mut host = watched(&["oom", "kmsg"]);
+    let series = series(&LOST, &[("source", "kmsg")]);
+    host.samples(&series, 5, &[0.0]);
+    host.samples(&series, 1, &[5.0]);
+    host.event(oom(1));
+    host.wait(5);
+    host.samples(&series, 10, &[5.0]);
+    assert_eq!(host.told().len(), 1);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Expectations {
     warnings: Option<(f64, u64)>,
     /// By series: when it was read last, and its value.
     lost: BTreeMap<SeriesId, (Timestamp, f64)>,
+    /// When it was last seen that records were lost.
+    lost_at: Option<Timestamp>,
     allowance: Option<SeriesId>,
 }
 
@@ -80,6 +82,7 @@ impl Expectations {
         if value > *last {
             // What happened since the last reading, or a little before it, may be among what was lost.
             let from = *read;
+            self.lost_at = Some(at);
             self.expected.retain(|Expected { event, .. }| event.at < from && !within(GRACE, event.at, from));
         }
         (*read, *last) = (at, value);
@@ -111,8 +114,10 @@ impl Expectations {
         let is_read = self.log_since.is_some_and(|since| at > since && !within(GRACE, since, at));
         let is_heard =
             self.heard.iter().any(|heard| heard.metric == event.metric && within(GRACE, heard.at, at) && seen.is(&heard.labels));
+        // The loss may be known before the event, which takes its time to be looked into.
+        let is_lost = self.lost_at.is_some_and(|lost| within(GRACE, lost, at));
         // Of more than can be remembered nothing is expected.
-        if is_due && is_read && !is_heard && self.expected.len() < MAX_REMEMBERED {
+        if is_due && is_read && !is_heard && !is_lost && self.expected.len() < MAX_REMEMBERED {
             self.expected.push_back(Expected { metric: event.metric, event: seen });
         }
     }
