@@ -42,14 +42,34 @@ metrics! {
 /// Ticks since boot: user with nice, system, idle, iowait, irq, softirq, steal. Guest time is in user already.
 type Ticks = [u64; 7];
 
+/// How far idle time and time waiting for I/O may go backwards and still be the same counter: 3 s for each processor.
+const MOST_BACKWARDS: u64 = 300;
+
 struct Core {
     ticks: Counters<7>,
+    /// The most that was read of idle and iowait.
+    idle: [u64; 2],
+    /// How many processors it stands for.
+    width: u64,
     usage: SeriesKey,
 }
 
 impl Core {
     fn new(name: &str) -> Self {
-        Self { ticks: Counters::default(), usage: SeriesKey::new(&USAGE, Labels::new().with("core", name)) }
+        let usage = SeriesKey::new(&USAGE, Labels::new().with("core", name));
+        Self { ticks: Counters::default(), idle: [0; 2], width: 1, usage }
+    }
+
+    /// The same ticks, but for idle and iowait that went back a little. The kernel takes the two together from clocks of its own
+    /// that do not agree with each other, so that either may shrink while nothing was reset (proc_stat(5)).
+    fn straighten(&mut self, ticks: Ticks) -> Ticks {
+        let [user, system, idle, iowait, irq, softirq, steal] = ticks;
+        let most = MOST_BACKWARDS.saturating_mul(self.width);
+        let held = |value: u64, held: u64| if value < held && held - value <= most { held } else { value };
+        let [last_idle, last_iowait] = self.idle;
+        self.idle = [held(idle, last_idle), held(iowait, last_iowait)];
+        let [idle, iowait] = self.idle;
+        [user, system, idle, iowait, irq, softirq, steal]
     }
 }
 
@@ -116,6 +136,7 @@ impl Cpu {
             Ok(())
         });
         self.cores.end_run();
+        self.all.width = online.max(1).into();
         if online > 0 {
             batch.push(&self.online, online.into());
         }
@@ -125,6 +146,7 @@ impl Cpu {
 
 /// Emits the usage of one core or all; gives the share of each kind of time in percent.
 fn emit_usage(batch: &mut Batch, core: &mut Core, ticks: Ticks) -> Option<[f64; 7]> {
+    let ticks = core.straighten(ticks);
     let growth = core.ticks.advance(batch.at(), ticks)?;
     let whole = growth.by.iter().map(|&by| by as f64).sum::<f64>();
     let shares = growth.by.map(|by| percent(by as f64, whole));
@@ -199,6 +221,8 @@ fn parse_loadavg(line: &[u8]) -> Result<[f64; 3], Expected> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::collectors::text::mangle;
 
@@ -216,6 +240,22 @@ mod tests {
         assert_eq!(parse_stat_line(b"cpu0 1 2 3 4"), Ok(Line::Core(0, Some([3, 3, 4, 0, 0, 0, 0]))));
         assert_eq!(parse_stat_line(b"intr 297842 0 0 0 1"), Ok(Line::Value(b"intr", Some(297_842))));
         assert_eq!(parse_loadavg(b"0.54 0.22 0.19 3/111 11315"), Ok([0.54, 0.22, 0.19]));
+    }
+
+    #[test]
+    fn idle_time_that_shrinks_a_little_costs_nothing_and_a_reset_one_interval() {
+        let start = Instant::now();
+        let mut core = Core::new("0");
+        let mut usage_after = |secs, ticks| {
+            let mut batch = Batch::new(start + Duration::from_secs(secs));
+            emit_usage(&mut batch, &mut core, ticks);
+            batch.samples.first().map(|sample| sample.value)
+        };
+        assert_eq!(usage_after(0, [100, 0, 1000, 500, 0, 0, 0]), None);
+        assert_eq!(usage_after(10, [200, 0, 1100, 495, 0, 0, 0]), Some(50.0));
+        assert_eq!(usage_after(20, [300, 0, 1200, 500, 0, 0, 0]), Some(50.0), "it is back where it was");
+        assert_eq!(usage_after(30, [10, 0, 20, 0, 0, 0, 0]), None, "the processor was plugged in again");
+        assert_eq!(usage_after(40, [110, 0, 120, 0, 0, 0, 0]), Some(50.0));
     }
 
     #[test]
