@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up shall fail")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,10 +18,10 @@ use sysops_agent::host::Host;
 use sysops_agent::model::{Kind, Unit};
 
 /// The fixture hosts.
-const HOSTS: [&str; 2] = ["modern", "centos7"];
+const HOSTS: [&str; 4] = ["modern", "centos7", "server64", "container"];
 
 /// Mount points of all fixture hosts, which the file system of this machine stands in for.
-const MOUNT_POINTS: [&str; 4] = ["boot", "dev/shm", "run", "srv/my data"];
+const MOUNT_POINTS: [&str; 5] = ["boot", "dev/shm", "run", "srv/my data", "srv/odd\nname"];
 
 /// A copy of a fixture host that may be damaged; removed when dropped.
 struct Tree(PathBuf);
@@ -114,13 +114,25 @@ fn run(collectors: &mut Collectors, at: Instant) -> Outcome {
             if metric.name.starts_with("disk_inode") {
                 continue;
             }
-            let is_of_this_machine = is_of_mount || metric.name.starts_with("agent_cpu_");
+            let is_of_this_machine =
+                is_of_mount || ["agent_cpu_", "kernel_clock_"].iter().any(|prefix| metric.name.starts_with(prefix));
             let value = if is_of_this_machine { "*".to_owned() } else { format!("{}", sample.value) };
             let previous = outcome.values.insert(sample.series.to_string(), value);
             assert_eq!(previous, None, "{} was emitted twice", sample.series);
         }
     }
     outcome
+}
+
+/// What `run` gives, once without a call that missed its deadline: a busy machine may leave a helper thread waiting for seconds.
+fn undisturbed(mut run: impl FnMut() -> Outcome) -> Outcome {
+    for _ in 0..20 {
+        let outcome = run();
+        if !outcome.complaints.iter().any(|complaint| complaint.contains("does not answer")) {
+            return outcome;
+        }
+    }
+    panic!("the file systems of this machine do not answer");
 }
 
 /// The time of the second run.
@@ -169,9 +181,21 @@ fn has_a_say(file: &str, series: &str) -> bool {
         "proc/1/mountinfo" => series.contains("mount="),
         "proc/diskstats" => is("disk_") && !series.contains("mount="),
         "proc/1/net/dev" => series.contains("interface="),
+        "proc/1/net/softnet_stat" => is("network_softnet_"),
+        "proc/1/net/stat/nf_conntrack" => is("network_conntrack_"),
+        "proc/1/net/tcp" | "proc/1/net/tcp6" => is("network_tcp_sockets_"),
         "proc/1/net/snmp" | "proc/1/net/netstat" | "proc/1/net/sockstat" => is("network_") && !series.contains("interface="),
         _ => match file.split('/').collect::<Vec<_>>().as_slice() {
-            ["sys", "block", device, ..] => series.contains(&format!("device=\"{device}\"")),
+            ["sys", "block", device, ..] => {
+                ["device", "array"].iter().any(|label| series.contains(&format!("{label}=\"{device}\"")))
+            }
+            ["sys", "fs", "cgroup", ..] => is("cgroup_"),
+            ["sys", "fs", "ext4", ..] => is("kernel_filesystem_"),
+            ["sys", "devices", "system", "edac", ..] => is("kernel_edac_"),
+            ["sys", "devices", "system", "cpu", ..] => is("kernel_thermal_"),
+            ["sys", "class", "hwmon" | "thermal", ..] => is("kernel_temperature_"),
+            ["proc", "pressure", resource] => is("pressure_") && series.contains(&format!("resource=\"{resource}\"")),
+            ["proc", "sys", "net", "netfilter", ..] => is("network_conntrack_"),
             ["sys", "class", "net", interface, ..] => series.contains(&format!("interface=\"{interface}\"")),
             ["proc", "self", ..] => is("agent_"),
             ["proc", pid, ..] => is("process_") && (!series.contains("pid=") || series.contains(&format!("pid=\"{pid}\""))),
@@ -217,15 +241,25 @@ fn a_damaged_file_costs_only_what_it_says() {
         state ^= state << 17;
         usize::try_from(state >> 2).unwrap()
     };
+    let mut kinds = BTreeSet::new();
     for host in HOSTS {
         let tree = Tree::new(host);
         let start = Instant::now();
         let sound = {
-            let mut collectors = build(&tree.host());
-            (run(&mut collectors, start), run(&mut collectors, later(start)))
+            let twice = || {
+                let mut collectors = build(&tree.host());
+                run(&mut collectors, start);
+                run(&mut collectors, later(start))
+            };
+            (undisturbed(|| run(&mut build(&tree.host()), start)), undisturbed(twice))
         };
         for path in [files(&tree.0.join("proc")), files(&tree.0.join("sys"))].concat() {
             let file = path.strip_prefix(&tree.0).unwrap().to_str().unwrap();
+            // One of the processes, devices and processors stands for all; sysfs says the same on every host.
+            let kind = file.replace(|character: char| character.is_ascii_digit(), "");
+            if !kinds.insert((kind, file.starts_with("proc").then_some(host))) {
+                continue;
+            }
             let text = fs::read(&path).unwrap();
             let mut versions = damage(&text, &mut random);
             if file.contains("/fd/") {
@@ -239,14 +273,19 @@ fn a_damaged_file_costs_only_what_it_says() {
                 };
                 // Damaged from the start.
                 inflict();
-                assert_neighbours_are_unharmed(file, &sound.0, &run(&mut build(&tree.host()), start));
+                let first = undisturbed(|| run(&mut build(&tree.host()), start));
+                assert_neighbours_are_unharmed(file, &sound.0, &first);
                 fs::write(&path, &text).unwrap();
                 // Damaged between two runs, with the file open.
-                let mut collectors = build(&tree.host());
-                run(&mut collectors, start);
-                inflict();
-                assert_neighbours_are_unharmed(file, &sound.1, &run(&mut collectors, later(start)));
-                fs::write(&path, &text).unwrap();
+                let second = undisturbed(|| {
+                    let mut collectors = build(&tree.host());
+                    run(&mut collectors, start);
+                    inflict();
+                    let second = run(&mut collectors, later(start));
+                    fs::write(&path, &text).unwrap();
+                    second
+                });
+                assert_neighbours_are_unharmed(file, &sound.1, &second);
             }
         }
     }
@@ -297,7 +336,7 @@ fn this_machine_is_read_without_complaint() {
 
 #[test]
 fn the_table_is_consistent() {
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for row in COLLECTORS {
         assert!(names.insert(row.name), "the row {} is there twice", row.name);
         assert!(!(row.interval)(&Config::default()).is_zero());

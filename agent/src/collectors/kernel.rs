@@ -1,16 +1,16 @@
-//! The kernel's own state: uptime, entropy, and its counters of OOM kills and hung tasks.
+//! The kernel's own state: uptime, entropy, its clock, and its counters of OOM kills and hung tasks.
 //!
 //! The counters say that something happened; who it happened to is known to the probes and the log.
 
 use super::text::{decimal, fields, number};
 use super::{Batch, Collector, Row, metrics, plain};
-use crate::host::{Host, ProcFile, ReadError};
+use crate::host::{Clock, Host, ProcFile, ReadError, clock};
 use crate::model::SeriesKey;
 
 pub const ROW: Row = Row {
     name: "kernel",
-    summary: "uptime, entropy, counters of OOM kills and hung tasks",
-    source: "/proc/uptime, /proc/vmstat, /proc/sys/kernel",
+    summary: "uptime, entropy, state of the clock, counters of OOM kills and hung tasks",
+    source: "/proc/uptime, /proc/vmstat, /proc/sys/kernel, adjtimex(2)",
     interval: |config| config.agent.collect_interval,
     build: |_, host| Box::new(Kernel::new(host)),
     metrics: METRICS,
@@ -25,6 +25,12 @@ metrics! {
         "Hung tasks that the kernel detected since boot; absent before 6.13 (/proc/sys/kernel/hung_task_detect_count).";
     gauge HUNG_TASK_WARNINGS: Count = "kernel_hung_task_warnings_count",
         "Hung tasks that the kernel will still log; -1 for all of them (/proc/sys/kernel/hung_task_warnings).";
+    gauge CLOCK_SYNCHRONIZED: Boolean = "kernel_clock_synchronized",
+        "Whether a daemon keeps the system clock synchronized (adjtimex(2) STA_UNSYNC).";
+    gauge CLOCK_OFFSET: Seconds = "kernel_clock_offset_seconds",
+        "What the kernel still has to correct of the system clock (adjtimex(2) offset).";
+    gauge CLOCK_MAX_ERROR: Seconds = "kernel_clock_max_error_seconds",
+        "The most by which the system clock may be wrong; 16 where nobody synchronizes it (adjtimex(2) maxerror).";
 }
 
 struct Kernel {
@@ -35,6 +41,7 @@ struct Kernel {
     hung_tasks: Source,
     hung_task_warnings: ProcFile,
     warnings: SeriesKey,
+    clock: [SeriesKey; 3],
 }
 
 /// A file whose first field is the value.
@@ -68,6 +75,7 @@ impl Kernel {
             hung_tasks: source("sys/kernel/hung_task_detect_count", &HUNG_TASKS),
             hung_task_warnings: ProcFile::new(host.procfs("sys/kernel/hung_task_warnings")),
             warnings: plain(&HUNG_TASK_WARNINGS),
+            clock: [&CLOCK_SYNCHRONIZED, &CLOCK_OFFSET, &CLOCK_MAX_ERROR].map(plain),
         }
     }
 
@@ -80,6 +88,18 @@ impl Kernel {
             Ok(())
         });
         Ok(())
+    }
+
+    /// The clock of the machine, which is that of the host in every container.
+    fn collect_clock(&self, batch: &mut Batch) {
+        match clock() {
+            Ok(Clock { synchronized, offset, max_error }) => {
+                for (series, value) in self.clock.iter().zip([f64::from(u8::from(synchronized)), offset, max_error]) {
+                    batch.push(series, value);
+                }
+            }
+            Err(error) => batch.skip(|| format!("cannot ask for the state of the clock: {error}")),
+        }
     }
 }
 
@@ -99,6 +119,7 @@ impl Kernel {
 
 impl Collector for Kernel {
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        self.collect_clock(batch);
         let results = [
             self.uptime.collect(batch),
             self.collect_oom_kills(batch),

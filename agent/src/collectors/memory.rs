@@ -4,7 +4,7 @@ use super::interval::percent;
 use super::text::{fields, number};
 use super::{Batch, Collector, Expected, Row, keys, metrics, plain};
 use crate::host::{Host, ProcFile, ReadError};
-use crate::model::{Labels, SeriesKey};
+use crate::model::{Labels, Metric, SeriesKey};
 
 pub const ROW: Row = Row {
     name: "memory",
@@ -40,9 +40,55 @@ metrics! {
         "Pages that reclaim looked at since boot, in the background (kswapd) or in an allocation (direct) (/proc/vmstat).";
     counter PAGE_STEAL: Count = "memory_page_steal_total",
         "Pages that reclaim freed since boot, in the background (kswapd) or in an allocation (direct) (/proc/vmstat).";
+    counter FAULTS: Count = "memory_faults_total", "Page faults since boot, major and minor ones (/proc/vmstat pgfault).";
+    counter PAGED_IN: Bytes = "memory_paged_in_bytes_total",
+        "Read from block devices since boot, as bi of vmstat (/proc/vmstat pgpgin).";
+    counter PAGED_OUT: Bytes = "memory_paged_out_bytes_total",
+        "Written to block devices since boot, as bo of vmstat (/proc/vmstat pgpgout).";
+    counter STALLS: Count = "memory_allocation_stalls_total",
+        "Allocations since boot that had to reclaim memory themselves (/proc/vmstat allocstall, of all zones).";
+    counter REFAULTS: Count = "memory_refaults_total",
+        "Pages since boot that were read again soon after they had been reclaimed (/proc/vmstat workingset_refault, mm/workingset.c).";
+    gauge SHARED: Bytes = "memory_shared_bytes", "Shared memory and tmpfs (/proc/meminfo Shmem).";
+    gauge ANONYMOUS: Bytes = "memory_anonymous_bytes", "Memory of processes that no file is behind (/proc/meminfo AnonPages).";
+    gauge MAPPED: Bytes = "memory_mapped_bytes", "Files that processes have mapped (/proc/meminfo Mapped).";
+    gauge UNEVICTABLE: Bytes = "memory_unevictable_bytes", "Cannot be reclaimed, as locked memory (/proc/meminfo Unevictable).";
+    gauge COMMITTED: Bytes = "memory_committed_bytes",
+        "What was promised to processes (/proc/meminfo Committed_AS, Documentation/mm/overcommit-accounting.rst).";
+    gauge COMMIT_LIMIT: Bytes = "memory_commit_limit_bytes",
+        "Most that is promised where vm.overcommit_memory is 2 (/proc/meminfo CommitLimit, Documentation/mm/overcommit-accounting.rst).";
+    gauge PAGE_TABLES: Bytes = "memory_page_tables_bytes", "Page tables of processes (/proc/meminfo PageTables).";
+    gauge KERNEL_STACKS: Bytes = "memory_kernel_stacks_bytes", "Kernel stacks of all threads (/proc/meminfo KernelStack).";
+    gauge CORRUPTED: Bytes = "memory_corrupted_bytes",
+        "Pages taken out of use because the hardware reported them as bad (/proc/meminfo HardwareCorrupted).";
+    gauge HUGE_ANONYMOUS: Bytes = "memory_huge_anonymous_bytes",
+        "Memory of processes in transparent huge pages (/proc/meminfo AnonHugePages, Documentation/admin-guide/mm/transhuge.rst).";
+    gauge HUGE_PAGES: Count = "memory_huge_pages_count",
+        "Huge pages of the default size in the pool, those of them that are free or promised (reserved), and those beyond the pool (surplus) (/proc/meminfo, Documentation/admin-guide/mm/hugetlbpage.rst).";
+    gauge HUGE_PAGE_SIZE: Bytes = "memory_huge_page_size_bytes",
+        "Default size of a huge page (/proc/meminfo Hugepagesize, Documentation/admin-guide/mm/hugetlbpage.rst).";
 }
 
-/// Lines of `/proc/meminfo` that are used.
+/// Lines of `/proc/meminfo` that are used as they are; those of huge pages have a state.
+const DIRECT: [(&[u8], &Metric, Option<&str>); 15] = [
+    (b"Shmem", &SHARED, None),
+    (b"AnonPages", &ANONYMOUS, None),
+    (b"Mapped", &MAPPED, None),
+    (b"Unevictable", &UNEVICTABLE, None),
+    (b"Committed_AS", &COMMITTED, None),
+    (b"CommitLimit", &COMMIT_LIMIT, None),
+    (b"PageTables", &PAGE_TABLES, None),
+    (b"KernelStack", &KERNEL_STACKS, None),
+    (b"HardwareCorrupted", &CORRUPTED, None),
+    (b"AnonHugePages", &HUGE_ANONYMOUS, None),
+    (b"HugePages_Total", &HUGE_PAGES, Some("total")),
+    (b"HugePages_Free", &HUGE_PAGES, Some("free")),
+    (b"HugePages_Rsvd", &HUGE_PAGES, Some("reserved")),
+    (b"HugePages_Surp", &HUGE_PAGES, Some("surplus")),
+    (b"Hugepagesize", &HUGE_PAGE_SIZE, None),
+];
+
+/// Lines of `/proc/meminfo` that others are computed from.
 const MEMINFO: [&[u8]; 13] = [
     b"MemTotal",
     b"MemFree",
@@ -69,8 +115,10 @@ struct Memory {
     page_size: u64,
     /// In the order of [`gauges`].
     gauges: [SeriesKey; 14],
+    /// In the order of [`DIRECT`].
+    direct: [SeriesKey; DIRECT.len()],
     /// In the order of [`Vmstat`].
-    counters: [SeriesKey; 7],
+    counters: [SeriesKey; 12],
 }
 
 impl Memory {
@@ -107,15 +155,27 @@ impl Memory {
                 scan_direct,
                 steal_kswapd,
                 steal_direct,
+                plain(&FAULTS),
+                plain(&PAGED_IN),
+                plain(&PAGED_OUT),
+                plain(&STALLS),
+                plain(&REFAULTS),
             ],
+            direct: DIRECT.map(|(_, metric, state)| match state {
+                Some(state) => SeriesKey::new(metric, Labels::new().with("state", state)),
+                None => plain(metric),
+            }),
         }
     }
 
     fn collect_meminfo(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let mut meminfo = Meminfo::default();
-        batch.lines(self.meminfo.read()?, |_, line| {
+        let direct = &self.direct;
+        batch.lines(self.meminfo.read()?, |batch, line| {
             let (name, bytes) = parse_meminfo_line(line)?;
-            if let Some((_, slot)) = MEMINFO.iter().zip(&mut meminfo).find(|(known, _)| **known == name) {
+            if let Some((_, series)) = DIRECT.iter().zip(direct).find(|((known, ..), _)| *known == name) {
+                batch.push_count(series, bytes);
+            } else if let Some((_, slot)) = MEMINFO.iter().zip(&mut meminfo).find(|(known, _)| **known == name) {
                 *slot = Some(bytes);
             }
             Ok(())
@@ -135,9 +195,12 @@ impl Memory {
     fn collect_vmstat(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let mut vmstat = Vmstat::default();
         batch.lines(self.vmstat.read()?, |_, line| vmstat.read(line));
-        let [swapped_in, swapped_out, rest @ ..] = vmstat.0;
-        let bytes = |pages: Option<u64>| pages.map(|pages| pages.saturating_mul(self.page_size));
-        let values = [bytes(swapped_in), bytes(swapped_out)].into_iter().chain(rest);
+        let mut values = vmstat.0;
+        let [swapped_in, swapped_out, _, _, _, _, _, _, paged_in, paged_out, ..] = &mut values;
+        // The former are counted in pages, the latter in KiB.
+        for (value, unit) in [(swapped_in, self.page_size), (swapped_out, self.page_size), (paged_in, 1024), (paged_out, 1024)] {
+            *value = value.map(|count| count.saturating_mul(unit));
+        }
         for (series, value) in self.counters.iter().zip(values) {
             if let Some(value) = value {
                 batch.push_count(series, value);
@@ -190,25 +253,45 @@ fn estimate_available(free: f64, file_cache: f64, reclaimable: f64, min_free: f6
     (free - low + file_cache - (file_cache / 2.0).min(low) + reclaimable - (reclaimable / 2.0).min(low)).max(0.0)
 }
 
-/// Swapped in, swapped out, major faults; scanned by kswapd, scanned directly, stolen by kswapd, stolen directly.
+/// Swapped in, swapped out, major faults; scanned by kswapd, scanned directly, stolen by kswapd, stolen directly; all faults,
+/// paged in, paged out, stalls, refaults.
 #[derive(Debug, Default, PartialEq)]
-struct Vmstat([Option<u64>; 7]);
+struct Vmstat([Option<u64>; 12]);
 
 impl Vmstat {
-    /// Takes one line. Before 4.8 the counters of reclaim were kept by zone, as in `pgscan_kswapd_dma32`: they are summed.
+    /// Takes one line. Before 4.8 the counters of reclaim were kept by zone, as in `pgscan_kswapd_dma32`, and those of stalls are
+    /// since then; refaults are kept by kind since 5.9. They are summed.
     fn read(&mut self, line: &[u8]) -> Result<(), Expected> {
         let mut rest = fields(line);
         let name = rest.next().ok_or("a name")?;
-        let [swap_in, swap_out, major_faults, scan_kswapd, scan_direct, steal_kswapd, steal_direct] = &mut self.0;
+        let [
+            swap_in,
+            swap_out,
+            major_faults,
+            scan_kswapd,
+            scan_direct,
+            steal_kswapd,
+            steal_direct,
+            faults,
+            paged_in,
+            paged_out,
+            stalls,
+            refaults,
+        ] = &mut self.0;
         let slot = match name {
             b"pswpin" => swap_in,
             b"pswpout" => swap_out,
             b"pgmajfault" => major_faults,
+            b"pgfault" => faults,
+            b"pgpgin" => paged_in,
+            b"pgpgout" => paged_out,
             b"pgscan_direct_throttle" => return Ok(()),
             _ if name.starts_with(b"pgscan_kswapd") => scan_kswapd,
             _ if name.starts_with(b"pgscan_direct") => scan_direct,
             _ if name.starts_with(b"pgsteal_kswapd") => steal_kswapd,
             _ if name.starts_with(b"pgsteal_direct") => steal_direct,
+            _ if name.starts_with(b"allocstall") => stalls,
+            _ if name.starts_with(b"workingset_refault") => refaults,
             _ => return Ok(()),
         };
         let value = rest.number().ok_or("a number")?;
@@ -259,15 +342,23 @@ mod tests {
         let old = read(
             b"pswpin 1\npswpout 2\npgmajfault 3\npgsteal_kswapd_dma 0\npgsteal_kswapd_dma32 5\npgsteal_kswapd_normal 6\n\
               pgsteal_direct_normal 7\npgscan_kswapd_dma32 8\npgscan_kswapd_normal 9\npgscan_direct_normal 10\n\
-              pgscan_direct_throttle 1000",
+              pgscan_direct_throttle 1000\nallocstall 12\npgpgin 13\npgpgout 14",
         );
-        assert_eq!(old, Vmstat([Some(1), Some(2), Some(3), Some(17), Some(10), Some(11), Some(7)]));
+        let [io, reclaim, paging] = [
+            [Some(1), Some(2), Some(3)].as_slice(),
+            &[Some(17), Some(10), Some(11), Some(7)],
+            &[None, Some(13), Some(14), Some(12), None],
+        ];
+        assert_eq!(old.0.as_slice(), [io, reclaim, paging].concat());
         // 6.18
         let new = read(
             b"pgmajfault 3\npgsteal_kswapd 4\npgsteal_direct 5\npgsteal_khugepaged 100\npgscan_kswapd 6\npgscan_direct 7\n\
-              pgscan_direct_throttle 1000\npgscan_anon 13\npgscan_file 0\npgsteal_anon 9",
+              pgscan_direct_throttle 1000\npgscan_anon 13\npgscan_file 0\npgsteal_anon 9\npgfault 20\n\
+              allocstall_dma 1\nallocstall_normal 2\nallocstall_movable 4\nworkingset_refault_anon 8\nworkingset_refault_file 16",
         );
-        assert_eq!(new, Vmstat([None, None, Some(3), Some(6), Some(7), Some(4), Some(5)]));
+        let [io, reclaim, paging] =
+            [[None, None, Some(3)].as_slice(), &[Some(6), Some(7), Some(4), Some(5)], &[Some(20), None, None, Some(7), Some(24)]];
+        assert_eq!(new.0.as_slice(), [io, reclaim, paging].concat());
     }
 
     #[test]

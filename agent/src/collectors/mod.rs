@@ -4,7 +4,9 @@
 //! never waits: all collectors share one thread, and what can block goes through [`Host::isolate`].
 
 mod agent;
+mod attribute;
 mod batch;
+mod cgroup;
 mod cpu;
 mod descriptors;
 mod disk;
@@ -13,8 +15,16 @@ mod entities;
 mod fd;
 mod interval;
 mod kernel;
+mod kernel_filesystem;
+mod kernel_hardware;
+mod kernel_raid;
 mod memory;
 mod network;
+mod network_conntrack;
+mod network_softnet;
+mod network_speed;
+mod network_tcp;
+mod pressure;
 mod process;
 mod process_stat;
 mod text;
@@ -53,8 +63,26 @@ pub struct Row {
 }
 
 /// All collectors.
-pub const COLLECTORS: &[Row] =
-    &[cpu::ROW, memory::ROW, disk::ROW, disk_io::ROW, network::ROW, process::ROW, fd::ROW, kernel::ROW, agent::ROW];
+pub const COLLECTORS: &[Row] = &[
+    cpu::ROW,
+    memory::ROW,
+    pressure::ROW,
+    disk::ROW,
+    disk_io::ROW,
+    network::ROW,
+    network_tcp::ROW,
+    network_softnet::ROW,
+    network_conntrack::ROW,
+    network_speed::ROW,
+    process::ROW,
+    fd::ROW,
+    kernel::ROW,
+    kernel_hardware::ROW,
+    kernel_raid::ROW,
+    kernel_filesystem::ROW,
+    cgroup::ROW,
+    agent::ROW,
+];
 
 /// Defines the metrics of one file, and `METRICS`, the list of them all.
 macro_rules! metrics {

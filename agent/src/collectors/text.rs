@@ -51,6 +51,12 @@ pub fn number(field: &[u8]) -> Option<u64> {
     })
 }
 
+/// A hexadecimal number of up to 32 bits without sign or prefix, which is all of `field`.
+pub fn hexadecimal(field: &[u8]) -> Option<u32> {
+    let digits = !field.is_empty() && field.len() <= 8 && field.iter().all(u8::is_ascii_hexdigit);
+    digits.then(|| u32::from_str_radix(std::str::from_utf8(field).ok()?, 16).ok())?
+}
+
 /// A finite decimal number, which is all of `field`.
 pub fn decimal(field: &[u8]) -> Option<f64> {
     std::str::from_utf8(field).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
@@ -104,6 +110,8 @@ mod tests {
         assert_eq!(number(b""), None);
         assert_eq!(number(b"-1"), None);
         assert_eq!(number(b"12kB"), None);
+        assert_eq!(hexadecimal(b"00001cC7"), Some(0x1cc7));
+        assert_eq!([hexadecimal(b""), hexadecimal(b"+1"), hexadecimal(b"0x1"), hexadecimal(b"100000000")], [None; 4]);
         assert_eq!(decimal(b"1.50"), Some(1.5));
         assert_eq!(decimal(b"inf"), None);
     }

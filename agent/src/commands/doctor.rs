@@ -65,7 +65,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         }
         page += "\ncollectors\n";
         for tried in &collectors {
-            let _ = writeln!(page, "  {:<16}{}", tried.name, tried.text());
+            let _ = writeln!(page, "  {:<18}{}", tried.name, tried.text());
         }
         for sentence in lacking(&config) {
             let _ = writeln!(page, "\n{sentence}");

@@ -29,6 +29,7 @@ pub(super) fn value(value: f64, unit: Unit) -> String {
         Unit::Seconds => format!("{value:.1} s"),
         Unit::Milliseconds => format!("{value:.1} ms"),
         Unit::PerSecond => format!("{value:.1}/s"),
+        Unit::Celsius => format!("{value:.1} °C"),
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) fn limit(limit: f64, unit: Unit) -> String {
         Unit::Seconds => format!("{limit} s"),
         Unit::Milliseconds => format!("{limit} ms"),
         Unit::PerSecond => format!("{limit}/s"),
+        Unit::Celsius => format!("{limit} °C"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The host's file systems behind one type, so that a container or a test can point them elsewhere.
 
 mod cgroup;
+mod clock;
 mod facts;
 mod file;
 mod isolate;
@@ -8,10 +9,12 @@ mod kmsg;
 mod mounts;
 mod process;
 mod sockets;
+mod tcp_states;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use clock::{Clock, clock};
 pub use facts::Tell;
 pub use file::{ProcFile, ReadError, Text};
 pub use isolate::{Isolate, Stuck};
@@ -19,6 +22,7 @@ pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
 pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process};
 pub use sockets::{Retransmitting, SocketOwner};
+pub use tcp_states::TcpStates;
 
 use crate::config::HostRoots;
 use crate::model::Timestamp;

@@ -31,6 +31,8 @@ pub enum Unit {
     Milliseconds,
     /// Operations, bytes or packets by second, as the metric's name says.
     PerSecond,
+    /// Degrees Celsius.
+    Celsius,
     /// 0 or 1.
     Boolean,
 }

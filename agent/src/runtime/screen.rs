@@ -67,7 +67,7 @@ pub fn introduction(config: &Config, hostname: &str, signals: &[Signal], logs: &
         let _ = writeln!(page, "  {:<16}{}", "log", escape(log));
     }
     for row in COLLECTORS {
-        let _ = writeln!(page, "  {:<16}{} {DIM}every {} s{DIM:#}", row.name, row.source, (row.interval)(config).as_secs());
+        let _ = writeln!(page, "  {:<18}{} {DIM}every {} s{DIM:#}", row.name, row.source, (row.interval)(config).as_secs());
     }
     let channels: Vec<&str> =
         NOTIFIERS.iter().filter(|row| (row.build)(config).is_ok_and(|channel| channel.is_some())).map(|row| row.name).collect();

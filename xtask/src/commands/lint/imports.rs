@@ -36,7 +36,7 @@ const ROOMS: &[Room] = &[
 
 /// Directories of plug-ins, which do not know each other, and the modules there that all of them may know.
 const PLUG_INS: &[(&[&str], &[&str])] = &[
-    (&["collectors"], &["batch", "descriptors", "entities", "interval", "process_stat", "text"]),
+    (&["collectors"], &["attribute", "batch", "descriptors", "entities", "interval", "process_stat", "text"]),
     (&["logs"], &[]),
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
