@@ -39,6 +39,7 @@ pub use privileges::{avoid_oom_killer, shed as shed_privileges};
 use screen::Screen;
 pub use screen::table;
 use signals::Signal;
+pub use sources::LOG_LOST;
 use sources::{Positions, Sources, needs_other_sources};
 
 /// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.

@@ -25,6 +25,7 @@ pub use attach::{Attached, Refused, Wanted, attach, attach_by};
 pub use control::Control;
 pub use pulse::Pulse;
 pub use reader::{ProbeReader, Seen, Step, What};
+pub use reading::METRICS;
 use serde_json::Value;
 
 use crate::config;

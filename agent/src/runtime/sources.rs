@@ -24,7 +24,7 @@ use crate::probes::{Control, ProbeReader, Seen, Step, What};
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// What each log lost.
-const LOG_LOST: Metric = Metric::counter(
+pub const LOG_LOST: Metric = Metric::counter(
     "agent_log_records_lost_total",
     Unit::Count,
     "Records of a log that were overwritten before they were read or were malformed, by gaps in their sequence numbers",

@@ -9,6 +9,8 @@ mod threshold;
 
 use std::time::Duration;
 
+pub use threshold::limit;
+
 use super::store::{SeriesId, Store};
 use crate::config::Config;
 use crate::model::{Evidence, KernelEvent, Labels, LogRecord, SeriesKey, Severity, SourceState, Timestamp};

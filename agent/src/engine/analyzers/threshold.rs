@@ -129,6 +129,11 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// The limit on a metric, where there is one: what must be passed for the hold time.
+pub fn limit(metric: &str, thresholds: &Thresholds) -> Option<f64> {
+    RULES.iter().find(|rule| rule.metric == metric).map(|rule| (rule.limit)(thresholds))
+}
+
 /// The limits of one rule, computed once a configuration.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
