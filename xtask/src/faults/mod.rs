@@ -48,19 +48,34 @@ pub const SKIPS_FILE: &str = "SYSOPS_AGENT_SKIPS";
 
 /// Whether the calling test must be skipped because it isn't root; says so, and notes it in the file of [`SKIPS_FILE`].
 pub fn needs_root() -> bool {
-    if rustix::process::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
+        skip("root");
+        return true;
+    }
+    false
+}
+
+/// Whether the calling test must be skipped because a program is not installed; says so in the same way, with the package that
+/// Debian has it in.
+pub fn needs_program(name: &str, package: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| directory.join(name).is_file()) {
         return false;
     }
+    skip(&format!("{name} (package {package})"));
+    true
+}
+
+fn skip(need: &str) {
     let test = thread::current().name().unwrap_or("test").to_owned();
-    println!("{test}: skipped: needs root");
+    println!("{test}: skipped: needs {need}");
     if let Some(path) = std::env::var_os(SKIPS_FILE) {
         let noted =
-            OpenOptions::new().append(true).create(true).open(&path).and_then(|mut file| writeln!(file, "{test}: needs root"));
+            OpenOptions::new().append(true).create(true).open(&path).and_then(|mut file| writeln!(file, "{test}: needs {need}"));
         if let Err(error) = noted {
             eprintln!("cannot note the skipped test {test} in {}: {error}", path.display());
         }
     }
-    true
 }
 
 /// Looks again and again until `look` finds something.

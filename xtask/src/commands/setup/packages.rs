@@ -1,4 +1,4 @@
-//! Programs of the system that the tests against the real kernel, the demo and the virtual machines call.
+//! Programs of the system that the tests against the real kernel and against other tools, the demo and the virtual machines call.
 
 use std::process::Command;
 
@@ -7,13 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::{find_program, is_root, run as start};
 
 /// Programs, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 13] = [
+    ("df", "coreutils"),
+    ("free", "procps"),
     ("fsfreeze", "util-linux"),
+    ("iostat", "sysstat"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mount", "mount"),
     ("nft", "nftables"),
+    ("ps", "procps"),
+    ("sar", "sysstat"),
+    ("ss", "iproute2"),
+    ("vmstat", "procps"),
 ];
 
 /// What virtual machines with other kernels need in addition.
