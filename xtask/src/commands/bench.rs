@@ -2,9 +2,13 @@
 //!
 //! Quote medians and ratios: machines differ, and so do minutes on one machine. No figure here decides whether a test passes.
 
+mod collect;
 mod footprint;
 mod latency;
+mod peer;
 mod probes;
+
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -28,23 +32,27 @@ enum What {
     Latency,
     /// Memory, CPU, threads and BPF maps over a minute at default settings, beside node_exporter where it is installed
     Footprint,
+    /// CPU and allocations by cycle of all collectors, beside node_exporter where it is installed, also with 10,000 processes
+    Collect,
     /// What the BPF programs cost by block request, beside libbpf-tools' biolatency where it is installed
     Probes,
 }
 
+/// Measures the agent whose program is at a path.
+type Measure = fn(&Path) -> Result<()>;
+
 /// Measures.
 pub fn run(options: &Options) -> Result<()> {
+    let wanted = |what: What| options.what.is_empty() || options.what.contains(&what);
     ensure!(is_root(), "the benchmarks cause real kernel events and attach BPF programs: run them as root");
-    mount_tracefs()?;
-    let agent = build::agent()?;
-    for what in [What::Latency, What::Footprint, What::Probes] {
-        if options.what.is_empty() || options.what.contains(&what) {
-            match what {
-                What::Latency => latency::run(&agent)?,
-                What::Footprint => footprint::run(&agent)?,
-                What::Probes => probes::run(&agent)?,
-            }
+    let of_the_agent: [(What, Measure); 3] =
+        [(What::Latency, latency::run), (What::Footprint, footprint::run), (What::Probes, probes::run)];
+    if of_the_agent.iter().any(|(what, _)| wanted(*what)) {
+        mount_tracefs()?;
+        let agent = build::agent()?;
+        for (_, measure) in of_the_agent.iter().filter(|(what, _)| wanted(*what)) {
+            measure(&agent)?;
         }
     }
-    Ok(())
+    if wanted(What::Collect) { collect::run() } else { Ok(()) }
 }
