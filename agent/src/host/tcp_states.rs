@@ -87,7 +87,8 @@ fn is_own_namespace(file: &Path) -> bool {
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The request of Linux 2.6, which alone takes both address families in one walk over the hash table (net/ipv4/inet_diag.c).
+const TCPDIAG_GETSOCK: u16 = 18;
 /// `NLM_F_REQUEST | NLM_F_DUMP`
 const FLAGS: u16 = 0x301;
 const HEADER: usize = 16;
@@ -97,39 +98,32 @@ fn ask_kernel() -> io::Result<TcpStates> {
     let begun = Instant::now();
     let mut states = TcpStates::default();
     let mut buffer = vec![0; CHUNK];
-    for family in [AddressFamily::INET, AddressFamily::INET6] {
-        // A dump that is not read to its end blocks the next one, so each has a socket of its own.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-        send(&socket, &request(family), SendFlags::empty())?;
-        loop {
-            let (len, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-            if parse_answer(buffer.get(..len).unwrap_or_default(), &mut states)? {
-                break;
-            }
-            if states.total() >= MAX_SOCKETS || begun.elapsed() > BUDGET {
-                states.cut = true;
-                return Ok(states);
-            }
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+    send(&socket, &request(), SendFlags::empty())?;
+    loop {
+        let (len, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+        if parse_answer(buffer.get(..len).unwrap_or_default(), &mut states)? {
+            return Ok(states);
+        }
+        if states.total() >= MAX_SOCKETS || begun.elapsed() > BUDGET {
+            states.cut = true;
+            return Ok(states);
         }
     }
-    Ok(states)
 }
 
-/// `struct nlmsghdr` (netlink(7)) and `struct inet_diag_req_v2` (sock_diag(7)), in the host's byte order.
-fn request(family: AddressFamily) -> Vec<u8> {
-    const LEN: usize = HEADER + 56;
-    const TCP: u8 = 6;
-    let family = u8::try_from(family.as_raw()).unwrap_or_default();
+/// `struct nlmsghdr` (netlink(7)) and `struct inet_diag_req` (include/uapi/linux/inet_diag.h), in the host's byte order.
+fn request() -> Vec<u8> {
+    const LEN: usize = HEADER + 60;
+    /// Of the family, lengths of prefixes and extensions, and of the addresses: none and any.
+    const BEFORE_STATES: usize = HEADER + 52;
     let wanted = !(1_u32 << ESTABLISHED | 1 << TIME_WAIT);
     let mut bytes = Vec::with_capacity(LEN);
     bytes.extend(u32::try_from(LEN).unwrap_or_default().to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(TCPDIAG_GETSOCK.to_ne_bytes());
     bytes.extend(FLAGS.to_ne_bytes());
-    // Sequence number and port.
-    bytes.extend([0; 8]);
-    bytes.extend([family, TCP, 0, 0]);
+    bytes.resize(BEFORE_STATES, 0);
     bytes.extend(wanted.to_ne_bytes());
-    // Any addresses.
     bytes.resize(LEN, 0);
     bytes
 }
@@ -149,7 +143,7 @@ fn parse_answer(mut bytes: &[u8], states: &mut TcpStates) -> io::Result<bool> {
                 return Err(io::Error::from_raw_os_error(code.and_then(i32::checked_neg).unwrap_or_default()));
             }
             // Family and state begin `struct inet_diag_msg`.
-            SOCK_DIAG_BY_FAMILY => states.add(message.get(1).copied().ok_or_else(garbled)?.into()),
+            TCPDIAG_GETSOCK => states.add(message.get(1).copied().ok_or_else(garbled)?.into()),
             _ => {}
         }
         // Messages begin at multiples of four.
@@ -221,8 +215,8 @@ mod tests {
     #[test]
     fn answers_are_counted_by_state() {
         let mut states = TcpStates::default();
-        let listening = message(SOCK_DIAG_BY_FAMILY, &[2, 10, 0, 0, 7]);
-        let closing = message(SOCK_DIAG_BY_FAMILY, &[10, 8]);
+        let listening = message(TCPDIAG_GETSOCK, &[2, 10, 0, 0, 7]);
+        let closing = message(TCPDIAG_GETSOCK, &[10, 8]);
         assert!(!parse_answer(&[listening.clone(), closing, listening].concat(), &mut states).unwrap());
         assert!(parse_answer(&message(NLMSG_DONE, &[0; 4]), &mut states).unwrap());
         assert_eq!((states.count(LISTEN), states.count(8), states.total()), (2, 1, 3));
@@ -233,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_garbled_answer_is_an_error() {
-        let sound = message(SOCK_DIAG_BY_FAMILY, &[2, 10, 0, 0]);
+        let sound = message(TCPDIAG_GETSOCK, &[2, 10, 0, 0]);
         for cut in 1..sound.len() {
             assert!(parse_answer(&sound[..cut], &mut TcpStates::default()).is_err());
         }
@@ -262,6 +256,8 @@ mod tests {
     #[test]
     fn both_ways_see_this_machine_alike() {
         let _listeners = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+        // One of the other family, where the machine has it.
+        let _listener = TcpListener::bind("[::1]:0");
         let host = Host::new(HostRoots::default());
         assert!(is_own_namespace(&host.procfs("self/net/tcp")));
         // Others open and close sockets as well.
