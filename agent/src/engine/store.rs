@@ -1,23 +1,26 @@
 //! The recent past of every series, in bounded memory.
 //!
-//! A series is a ring of chunks. All chunks share one budget: when it is used up, the oldest chunk of all goes, whosever it is,
-//! so that many short-lived series cannot push the agent past its promised memory. The latest value of a series outlives its
-//! chunks. The store takes samples as they come: it neither sorts nor merges times that run backward or repeat.
+//! A series is a ring of blocks, of which all but the last are compressed. All blocks share one budget: when it is used up, the
+//! oldest block of all goes, whosever it is, so that many short-lived series cannot push the agent past its promised memory. The
+//! latest value of a series outlives its blocks. The store takes samples as they come: it neither sorts nor merges times that
+//! run backward or repeat. Values stay as they are; times are kept to the millisecond.
+
+mod block;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use block::{Block, Point, Sealer};
+
 use crate::model::{SeriesKey, Timestamp};
 
-/// Bytes of samples kept over all series.
+/// Bytes of samples kept over all series, with what their blocks take beside.
 pub const MEMORY_BUDGET: usize = 8 << 20;
 /// Series kept; a new one beyond that is refused.
 pub const MAX_SERIES: usize = 20_000;
 
-/// Samples in a full chunk.
-const CHUNK: usize = 64;
-/// Samples that a chunk has room for when it is opened; many series of short-lived processes never need more.
-const FIRST_CHUNK: usize = 8;
+/// Entries of the queue of all chunks that may outlive their chunk, beyond as many as there are chunks.
+const SLACK: usize = 64;
 /// Sweeps without a sample after which a series is removed. The engine sweeps once a minute, so this is a day.
 const PATIENCE: u32 = 24 * 60;
 /// The same when three quarters of the series are in use: an hour.
@@ -34,33 +37,23 @@ impl SeriesId {
     }
 }
 
-/// One sample in memory.
-#[derive(Clone, Copy, Debug)]
-struct Point {
-    at: Timestamp,
-    value: f64,
-}
-
-/// A run of samples of one series, in order of arrival.
 #[derive(Debug)]
 struct Chunk {
-    /// Ties the chunk to its entry in the queue of all chunks.
+    /// Ties the block to its entry in the queue of all blocks.
     serial: u64,
-    earliest: Timestamp,
-    latest: Timestamp,
-    points: Vec<Point>,
+    block: Block,
 }
 
 impl Chunk {
     fn bytes(&self) -> usize {
-        self.points.capacity() * size_of::<Point>()
+        self.block.bytes() + size_of::<u64>()
     }
 }
 
 #[derive(Debug)]
 struct Series {
     key: SeriesKey,
-    latest: Point,
+    latest: (Timestamp, f64),
     chunks: VecDeque<Chunk>,
     /// Samples at the front of the first chunk that the ring has already given up.
     skipped: usize,
@@ -73,7 +66,7 @@ struct Series {
 impl Series {
     fn drop_oldest_chunk(&mut self) -> usize {
         let Some(chunk) = self.chunks.pop_front() else { return 0 };
-        self.len -= chunk.points.len() - self.skipped;
+        self.len -= chunk.block.len() - self.skipped;
         self.skipped = 0;
         chunk.bytes()
     }
@@ -84,7 +77,7 @@ impl Series {
         while self.len > capacity {
             let Some(front) = self.chunks.front() else { break };
             let excess = self.len - capacity;
-            if front.points.len() - self.skipped <= excess {
+            if front.block.len() - self.skipped <= excess {
                 freed += self.drop_oldest_chunk();
             } else {
                 self.skipped += excess;
@@ -138,6 +131,9 @@ pub struct Store {
     next_serial: u64,
     live_chunks: usize,
     bytes: usize,
+    /// [`MEMORY_BUDGET`], less in tests.
+    budget: usize,
+    sealer: Sealer,
     sweeps: u32,
     chunks_evicted: u64,
     samples_refused: u64,
@@ -155,6 +151,8 @@ impl Store {
             next_serial: 0,
             live_chunks: 0,
             bytes: 0,
+            budget: MEMORY_BUDGET,
+            sealer: Sealer::default(),
             sweeps: 0,
             chunks_evicted: 0,
             samples_refused: 0,
@@ -183,33 +181,34 @@ impl Store {
 
     /// The sample that came last.
     pub fn latest(&self, id: SeriesId) -> Option<(Timestamp, f64)> {
-        let point = self.get(id)?.latest;
-        Some((point.at, point.value))
+        Some(self.get(id)?.latest)
     }
 
-    /// The samples whose time lies within `from..=to`, in order of arrival.
+    /// The samples whose time lies within `from..=to`, in order of arrival. Blocks are decompressed one by one as the iterator
+    /// reaches them; those outside are not.
     pub fn window(&self, id: SeriesId, from: Timestamp, to: Timestamp) -> impl Iterator<Item = (Timestamp, f64)> {
         let series = self.get(id);
         let skipped = series.map_or(0, |series| series.skipped);
+        let (from, to) = (millis(from), millis(to));
         series
             .into_iter()
             .flat_map(|series| series.chunks.iter().enumerate())
-            .filter(move |(_, chunk)| chunk.earliest <= to && chunk.latest >= from)
-            .flat_map(move |(index, chunk)| chunk.points.iter().skip(if index == 0 { skipped } else { 0 }))
-            .filter(move |point| (from..=to).contains(&point.at))
-            .map(|point| (point.at, point.value))
+            .filter(move |(_, chunk)| chunk.block.earliest <= to && chunk.block.latest >= from)
+            .flat_map(move |(index, chunk)| chunk.block.points().skip(if index == 0 { skipped } else { 0 }))
+            .filter(move |point| (from..=to).contains(&point.millis))
+            .map(|point| (time(point.millis), point.value))
     }
 
-    /// The samples that came last, the newest first.
+    /// The samples that came last, the newest first. Blocks are decompressed as in [`window`](Self::window).
     pub fn newest(&self, id: SeriesId) -> impl Iterator<Item = (Timestamp, f64)> {
         let series = self.get(id);
         let len = series.map_or(0, |series| series.len);
         series
             .into_iter()
             .flat_map(|series| series.chunks.iter().rev())
-            .flat_map(|chunk| chunk.points.iter().rev())
+            .flat_map(|chunk| chunk.block.points().rev())
             .take(len)
-            .map(|point| (point.at, point.value))
+            .map(|point| (time(point.millis), point.value))
     }
 
     /// Number of series.
@@ -239,9 +238,8 @@ impl Store {
 
     /// Takes a sample.
     pub(super) fn insert(&mut self, at: Timestamp, key: &SeriesKey, value: f64) -> Inserted {
-        let point = Point { at, value };
         if let Some(id) = self.id(key) {
-            self.append(id, point);
+            self.append(id, at, value);
             return Inserted::Known(id);
         }
         if self.ids.len() >= MAX_SERIES {
@@ -253,50 +251,43 @@ impl Store {
             None => SeriesId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX)),
         };
         let series =
-            Series { key: key.clone(), latest: point, chunks: VecDeque::new(), skipped: 0, len: 0, touched: self.sweeps };
+            Series { key: key.clone(), latest: (at, value), chunks: VecDeque::new(), skipped: 0, len: 0, touched: self.sweeps };
         match self.slots.get_mut(id.index()) {
             Some(slot) => *slot = Some(series),
             None => self.slots.push(Some(series)),
         }
         self.ids.insert(key.clone(), id);
-        self.append(id, point);
+        self.append(id, at, value);
         Inserted::New(id)
     }
 
-    fn append(&mut self, id: SeriesId, point: Point) {
+    fn append(&mut self, id: SeriesId, at: Timestamp, value: f64) {
         let capacity = self.capacity;
         let Some(series) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else { return };
-        series.latest = point;
+        series.latest = (at, value);
         series.touched = self.sweeps;
-        match series.chunks.back_mut() {
-            Some(chunk) if chunk.points.len() < CHUNK => {
-                let before = chunk.bytes();
-                if chunk.points.len() == chunk.points.capacity() {
-                    chunk.points.reserve_exact(chunk.points.len().min(CHUNK - chunk.points.len()));
-                }
-                chunk.points.push(point);
-                chunk.earliest = chunk.earliest.min(point.at);
-                chunk.latest = chunk.latest.max(point.at);
-                self.bytes += chunk.bytes() - before;
-            }
-            full => {
-                // A series that filled a chunk will fill the next one as well.
-                let mut points = Vec::with_capacity(if full.is_some() { CHUNK } else { FIRST_CHUNK });
-                points.push(point);
-                let chunk = Chunk { serial: self.next_serial, earliest: point.at, latest: point.at, points };
-                self.next_serial += 1;
-                self.bytes += chunk.bytes();
-                self.by_age.push_back((chunk.serial, id));
-                self.live_chunks += 1;
-                series.chunks.push_back(chunk);
-            }
+        let point = Point { millis: millis(at), value };
+        let filled_before = series.chunks.back().is_some();
+        let appended = series.chunks.back_mut().is_some_and(|chunk| {
+            let before = chunk.bytes();
+            let appended = chunk.block.push(point, &mut self.sealer);
+            self.bytes = self.bytes + chunk.bytes() - before;
+            appended
+        });
+        if !appended {
+            let chunk = Chunk { serial: self.next_serial, block: Block::new(point, filled_before) };
+            self.next_serial += 1;
+            self.bytes += chunk.bytes();
+            self.by_age.push_back((chunk.serial, id));
+            self.live_chunks += 1;
+            series.chunks.push_back(chunk);
         }
         series.len += 1;
         let chunks = series.chunks.len();
         self.bytes -= series.trim(capacity);
         self.live_chunks -= chunks - series.chunks.len();
-        while self.bytes > MEMORY_BUDGET && self.evict_oldest_chunk() {}
-        if self.by_age.len() > 2 * self.live_chunks + CHUNK {
+        while self.bytes > self.budget && self.evict_oldest_chunk() {}
+        if self.by_age.len() > 2 * self.live_chunks + SLACK {
             self.compact();
         }
     }
@@ -329,10 +320,12 @@ impl Store {
         self.sweeps = self.sweeps.saturating_add(1);
         let patience = if self.ids.len() > MAX_SERIES / 4 * 3 { PATIENCE_WHEN_CROWDED } else { PATIENCE };
         for (id, slot) in (0u32..).map(SeriesId).zip(&mut self.slots) {
-            let Some(series) = slot.take_if(|series| self.sweeps - series.touched >= patience) else { continue };
+            let Some(mut series) = slot.take_if(|series| self.sweeps - series.touched >= patience) else { continue };
             self.ids.remove(&series.key);
-            self.bytes -= series.chunks.iter().map(Chunk::bytes).sum::<usize>();
             self.live_chunks -= series.chunks.len();
+            while !series.chunks.is_empty() {
+                self.bytes -= series.drop_oldest_chunk();
+            }
             self.free.push(id);
             removed.push((id, series.key));
         }
@@ -343,6 +336,13 @@ impl Store {
     }
 }
 
+fn millis(at: Timestamp) -> i64 {
+    at.as_nanos().div_euclid(1_000_000)
+}
+
+fn time(millis: i64) -> Timestamp {
+    Timestamp::from_nanos(millis.saturating_mul(1_000_000))
+}
+
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;

@@ -7,6 +7,7 @@ mod footprint;
 mod latency;
 mod peer;
 mod probes;
+mod store;
 
 use std::path::Path;
 
@@ -23,6 +24,9 @@ pub struct Options {
     /// What to measure; everything where nothing is named
     #[arg(value_enum)]
     what: Vec<What>,
+    /// Record the store's series for an hour at ten seconds, in place of six minutes at one second
+    #[arg(long)]
+    hour: bool,
 }
 
 /// One measurement.
@@ -36,6 +40,8 @@ enum What {
     Collect,
     /// What the BPF programs cost by block request, beside libbpf-tools' biolatency where it is installed
     Probes,
+    /// Bytes and time by sample in the store, and the memory of a day, on series recorded here
+    Store,
 }
 
 /// Measures the agent whose program is at a path.
@@ -54,5 +60,8 @@ pub fn run(options: &Options) -> Result<()> {
             measure(&agent)?;
         }
     }
-    if wanted(What::Collect) { collect::run() } else { Ok(()) }
+    if wanted(What::Collect) {
+        collect::run()?;
+    }
+    if wanted(What::Store) { store::run(options.hour) } else { Ok(()) }
 }

@@ -1,3 +1,4 @@
+use super::block::BLOCK;
 use super::*;
 use crate::model::{Labels, Metric, Unit};
 
@@ -24,17 +25,17 @@ fn insert(store: &mut Store, secs: i64, key: &SeriesKey, value: f64) -> SeriesId
 
 #[test]
 fn a_ring_holds_exactly_its_capacity() {
-    for capacity in [1, 7, 64, 100, 200] {
+    for capacity in [1, 7, BLOCK, BLOCK + 44, 2 * BLOCK - 1, 700] {
         let (mut store, key) = (Store::new(capacity), key("a"));
-        for n in 0..1000_i32 {
+        for n in 0..2000_i32 {
             let id = insert(&mut store, n.into(), &key, n.into());
             let from = (n + 1 - i32::try_from(capacity).unwrap()).max(0);
             assert_eq!(all(&store, id), (from..=n).map(f64::from).collect::<Vec<_>>());
         }
         let id = store.id(&key).unwrap();
         assert_eq!(store.newest(id).count(), capacity);
-        assert_eq!(store.newest(id).next(), Some((at(999), 999.0)));
-        assert!(store.by_age.len() <= 2 * store.live_chunks + CHUNK);
+        assert_eq!(store.newest(id).next(), Some((at(1999), 1999.0)));
+        assert!(store.by_age.len() <= 2 * store.live_chunks + SLACK);
     }
 }
 
@@ -65,21 +66,74 @@ fn a_window_takes_both_ends_and_tolerates_a_clock_that_runs_backward() {
 
 #[test]
 fn the_budget_drops_the_oldest_chunk_of_all_and_counts_it() {
-    let mut store = Store::new(usize::MAX);
+    let mut store = Store { budget: 32 << 10, ..Store::new(usize::MAX) };
     let (quiet, busy) = (key("quiet"), key("busy"));
     let quiet_id = insert(&mut store, 0, &quiet, 42.0);
-    let samples = MEMORY_BUDGET / size_of::<Point>() + 10 * CHUNK;
     let mut busy_id = None;
-    for n in 0..samples {
-        busy_id = Some(insert(&mut store, i64::try_from(n).unwrap(), &busy, 1.0));
-        assert!(store.bytes() <= MEMORY_BUDGET);
+    for n in 0..40 * BLOCK {
+        let incompressible = f64::from_bits(0x3ff0_0000_0000_0000 | (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12);
+        busy_id = Some(insert(&mut store, i64::try_from(n).unwrap(), &busy, incompressible));
+        assert!(store.bytes() <= store.budget);
     }
     assert!(store.chunks_evicted() >= 9, "{}", store.chunks_evicted());
     // The quiet series' chunk was the oldest; its latest value stays.
     assert!(all(&store, quiet_id).is_empty());
     assert_eq!(store.latest(quiet_id), Some((at(0), 42.0)));
-    assert!(all(&store, busy_id.unwrap()).len() > samples - 20 * CHUNK);
+    assert!(all(&store, busy_id.unwrap()).len() > 10 * BLOCK);
     assert_eq!(store.bytes, store.slots.iter().flatten().flat_map(|s| &s.chunks).map(Chunk::bytes).sum::<usize>());
+}
+
+#[test]
+fn what_comes_out_of_sealed_blocks_is_what_went_in() {
+    let columns: [fn(i64) -> f64; 9] = [
+        |_| 0.0,
+        |_| -0.0,
+        |n| n as f64 * 4096.0,
+        |n| (n * n % 977) as f64,
+        |n| (n % 7) as f64 / 3.0,
+        |n| if n % 2 == 0 { 0.0 } else { -0.0 },
+        |n| if n % 3 == 0 { f64::MAX } else { f64::MIN },
+        |n| f64::from_bits((n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2),
+        |n| (u64::MAX >> (n % 64)) as f64,
+    ];
+    let mut store = Store::new(usize::MAX);
+    let times = |n: i64| Timestamp::from_nanos(n * 10_000_000_000 + n * n % 5_003 * 1_000_000);
+    for (index, column) in columns.iter().enumerate() {
+        let key = key(&index.to_string());
+        for n in 0..2 * BLOCK as i64 + 3 {
+            store.insert(times(n), &key, column(n));
+        }
+        let id = store.id(&key).unwrap();
+        let expected: Vec<_> = (0..2 * BLOCK as i64 + 3).map(|n| (times(n), column(n).to_bits())).collect();
+        let bits = |(time, value): (Timestamp, f64)| (time, value.to_bits());
+        assert_eq!(store.window(id, at(i64::MIN), at(i64::MAX)).map(bits).collect::<Vec<_>>(), expected, "column {index}");
+        let mut newest: Vec<_> = store.newest(id).map(bits).collect();
+        newest.reverse();
+        assert_eq!(newest, expected, "column {index}");
+    }
+}
+
+#[test]
+fn series_in_step_share_their_times_and_the_bytes_are_counted_once() {
+    let mut store = Store::new(usize::MAX);
+    let keys: Vec<SeriesKey> = (0..50).map(|n| key(&n.to_string())).collect();
+    let jitter = |n: i64| Timestamp::from_nanos(n * 10_000_000_000 + n * 7_919 % 5_003 * 1_000_000);
+    let round = |store: &mut Store, keys: &[SeriesKey], n: i64| {
+        keys.iter().for_each(|key| {
+            store.insert(jitter(n), key, 1.0);
+        });
+    };
+    let full = i64::try_from(BLOCK).unwrap();
+    (0..full).for_each(|n| round(&mut store, &keys[..1], n));
+    let alone = store.bytes();
+    let mut store = Store::new(usize::MAX);
+    (0..full).for_each(|n| round(&mut store, &keys, n));
+    assert!(store.bytes() < 50 * alone / 2, "{} bytes alone, {} for 50", alone, store.bytes());
+    // Whoever goes last frees what was shared.
+    for _ in 0..PATIENCE {
+        store.sweep(&mut Vec::new());
+    }
+    assert_eq!((store.len(), store.bytes()), (0, 0));
 }
 
 #[test]
