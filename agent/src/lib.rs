@@ -9,6 +9,7 @@ pub mod collectors;
 pub mod commands;
 pub mod config;
 pub mod engine;
+pub mod exporters;
 pub mod host;
 pub mod logs;
 pub mod model;

@@ -1,7 +1,7 @@
 //! The only place that knows everything: builds the parts, wires them, looks after them, stops them.
 //!
-//! Three threads: this one runs the engine, the logs and the channels on one single-threaded runtime; `collectors` polls the
-//! host; `probes` reads what the kernel sends. Each part that panics is started again by itself.
+//! This thread runs the engine, the logs and the channels on one single-threaded runtime; `collectors` polls the host, `probes`
+//! reads what the kernel sends, `sqlite` writes history where that is asked for. Each part that panics is started again by itself.
 
 pub mod capabilities;
 mod collecting;
@@ -16,6 +16,7 @@ mod screen;
 pub mod signals;
 mod sources;
 mod stop;
+mod storing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -41,6 +42,7 @@ pub use screen::table;
 use signals::Signal;
 pub use sources::LOG_LOST;
 use sources::{Positions, Sources, needs_other_sources};
+use storing::Storing;
 
 /// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.
 const QUEUE: usize = 1024;
@@ -73,6 +75,8 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let hostname = hostname(&config);
     let mut core = Core::new(&config, &hostname);
     let mut outlet = Outlet::open(&config, &hostname);
+    // The past comes before what follows it.
+    let mut storing = Storing::start(&config, &mut core.engine).await?;
     let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
     let mut overhead = Overhead::new(&config);
     let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
@@ -90,7 +94,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
             _ = hangup.recv() => {
                 let Some(new) = reread(path) else { continue };
                 for key in fixed_at_start(&config, &new) {
-                    tracing::warn!("[agent] {key} takes effect with the next start");
+                    tracing::warn!("{key} takes effect with the next start");
                 }
                 lacking(&new).iter().for_each(|sentence| tracing::warn!("{sentence}"));
                 // What did not change goes on: a reload for a channel's sake misses no event, one for a probe's sake no retry.
@@ -120,9 +124,10 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 let now = host::now();
                 core.catch_up(now, &mut observations, &mut screen);
                 core.observe(now, Observation::Tick);
+                storing.tick(&core.engine);
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
-                    let mut values = own_samples(&core, &outlet, &sources);
+                    let mut values = own_samples(&core, &outlet, &sources, &storing);
                     let events = overhead.look(&sources, &mut values);
                     core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
                     for event in events {
@@ -146,18 +151,21 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     // The kernel takes its time to let programs go, and needs nobody's help for it.
     let left = deadline.saturating_duration_since(Instant::now());
     let earlier = tokio::time::timeout(left, async { while retiring.join_next().await.is_some() {} });
-    let _ = tokio::join!(sources.join(deadline), outlet.close(left), earlier);
+    let _ = tokio::join!(sources.join(deadline), outlet.close(left), storing.finish(&core.engine, deadline), earlier);
     drop(pid_file);
     Ok(())
 }
 
-/// Keys of `[agent]` that differ and are read only when the agent starts.
+/// Keys that differ and are read only when the agent starts.
 fn fixed_at_start(old: &Config, new: &Config) -> impl Iterator<Item = &'static str> {
-    let (old, new) = (&old.agent, &new.agent);
+    let (agent, new_agent, storage, new_storage) = (&old.agent, &new.agent, &old.storage, &new.storage);
     let differ = [
-        ("hostname", old.hostname != new.hostname),
-        ("log_level", old.log_level != new.log_level),
-        ("pid_file", old.pid_file != new.pid_file),
+        ("[agent] hostname", agent.hostname != new_agent.hostname),
+        ("[agent] log_level", agent.log_level != new_agent.log_level),
+        ("[agent] pid_file", agent.pid_file != new_agent.pid_file),
+        ("[storage] sqlite_enabled", storage.sqlite_enabled != new_storage.sqlite_enabled),
+        ("[storage] sqlite_path", storage.sqlite_path != new_storage.sqlite_path),
+        ("[storage] sqlite_retention_days", storage.sqlite_retention != new_storage.sqlite_retention),
     ];
     differ.into_iter().filter_map(|(key, differs)| differs.then_some(key))
 }
@@ -234,12 +242,13 @@ fn reread(path: &Path) -> Option<Config> {
     config::load(path).inspect_err(|problems| tracing::error!("the configuration stays as it was: {problems}")).ok()
 }
 
-fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources) -> Vec<Sample> {
+fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources, storing: &Storing) -> Vec<Sample> {
     let mut samples = Vec::new();
     let engine = core.engine.stats();
     samples.extend(core.series.iter().zip(engine.values()).map(|(series, (_, value))| Sample { series: series.clone(), value }));
     outlet.router.samples(&mut samples);
     sources.samples(&mut samples);
+    storing.samples(&mut samples);
     samples
 }
 

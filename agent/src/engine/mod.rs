@@ -107,6 +107,17 @@ impl Engine {
         alerts.iter_mut().skip(told_before).for_each(|alert| self.losses.tell(alert));
     }
 
+    /// Takes a sample of the past, from before this engine began, into the store alone: no analyzer is told, so that nothing is
+    /// said about what is over. To analyzers it is the past of the series, once that goes on.
+    pub fn recall(&mut self, at: Timestamp, series: &SeriesKey, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
+        if let Inserted::New(id) = self.store.insert(at, series, value) {
+            self.ask_who_watches(id, series);
+        }
+    }
+
     /// What is kept of the samples.
     pub fn store(&self) -> &Store {
         &self.store

@@ -19,6 +19,8 @@ pub const MEMORY_BUDGET: usize = 8 << 20;
 /// Series kept; a new one beyond that is refused.
 pub const MAX_SERIES: usize = 20_000;
 
+/// Chunks by which the room of a series grows.
+const ROOM: usize = 4;
 /// Entries of the queue of all chunks that may outlive their chunk, beyond as many as there are chunks.
 const SLACK: usize = 64;
 /// Sweeps without a sample after which a series is removed. The engine sweeps once a minute, so this is a day.
@@ -280,6 +282,10 @@ impl Store {
             self.bytes += chunk.bytes();
             self.by_age.push_back((chunk.serial, id));
             self.live_chunks += 1;
+            if series.chunks.len() == series.chunks.capacity() {
+                // A day is 34 of them: doubling would leave half of the room unused.
+                series.chunks.reserve_exact(ROOM);
+            }
             series.chunks.push_back(chunk);
         }
         series.len += 1;

@@ -41,7 +41,11 @@ pub struct Block {
 #[derive(Debug)]
 enum Body {
     Open(Vec<Point>),
-    Sealed { len: usize, times: Arc<[u8]>, values: Values },
+    /// Always full.
+    Sealed {
+        times: Arc<[u8]>,
+        values: Values,
+    },
 }
 
 #[derive(Debug)]
@@ -96,7 +100,7 @@ impl Block {
     pub fn len(&self) -> usize {
         match &self.body {
             Body::Open(points) => points.len(),
-            Body::Sealed { len, .. } => *len,
+            Body::Sealed { .. } => BLOCK,
         }
     }
 
@@ -116,18 +120,18 @@ impl Block {
     pub fn points(&self) -> Points<'_> {
         match &self.body {
             Body::Open(points) => Points::Open(points.iter()),
-            Body::Sealed { len, times, values } => {
-                let mut column = vec![0_i64; *len];
+            Body::Sealed { times, values } => {
+                let mut column = vec![0_i64; BLOCK];
                 decompress(times, &mut column);
                 let points: Vec<Point> = match values {
                     Values::Constant(value) => column.iter().map(|&millis| Point { millis, value: *value }).collect(),
                     Values::Integers(bytes) => {
-                        let mut values = vec![0_i64; *len];
+                        let mut values = vec![0_i64; BLOCK];
                         decompress(bytes, &mut values);
                         column.iter().zip(values).map(|(&millis, value)| Point { millis, value: value as f64 }).collect()
                     }
                     Values::Floats(bytes) => {
-                        let mut values = vec![0.0; *len];
+                        let mut values = vec![0.0; BLOCK];
                         decompress(bytes, &mut values);
                         column.iter().zip(values).map(|(&millis, value)| Point { millis, value }).collect()
                     }
@@ -149,7 +153,7 @@ impl Values {
 
 impl Sealer {
     fn seal(&mut self, points: &[Point]) -> Option<Body> {
-        Some(Body::Sealed { len: points.len(), times: self.times(points)?, values: self.values(points)? })
+        Some(Body::Sealed { times: self.times(points)?, values: self.values(points)? })
     }
 
     fn times(&mut self, points: &[Point]) -> Option<Arc<[u8]>> {

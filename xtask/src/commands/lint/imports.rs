@@ -47,6 +47,7 @@ const PLUG_INS: &[(&[&str], &[&str])] = &[
 /// What one room alone may name, the free rooms included, and why.
 const RESERVED: &[(&str, &[&str], &str)] = &[
     ("probes", &["aya", "aya_log", "aya_obj", "agent_common"], "only probes sees aya and the kernel's records"),
+    ("exporters", &["rusqlite", "libsqlite3_sys"], "only exporters sees SQLite"),
     // A datagram socket of std may also ask the kernel for an address, which sends nothing.
     (
         "notifiers",
@@ -201,6 +202,8 @@ mod tests {
         assert_eq!(check("probes/oom.rs", "use aya::Ebpf; use agent_common::oom::OomRecord;"), [""; 0]);
         assert_eq!(check("runtime.rs", "use aya::Ebpf;").len(), 1);
         assert_eq!(check("engine/mod.rs", "agent_common::COMM_LEN").len(), 1);
+        assert_eq!(check("runtime.rs", "use rusqlite::Connection;").len(), 1);
+        assert_eq!(check("exporters/sqlite.rs", "use rusqlite::Connection; use crate::engine::Store;"), [""; 0]);
         assert_eq!(check("notifiers/webhook.rs", "use reqwest::Client;"), [""; 0]);
         assert_eq!(check("commands/run.rs", "reqwest::Client::new()").len(), 1);
     }
