@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -55,6 +56,31 @@ pub enum Command {
     /// Tell for each signal which source is active, which better one is not, why, and what to do
     #[command(after_help = "Exit status: 0 when every signal has a source, 1 when one has none or the configuration is bad.")]
     Doctor(Doctor),
+    /// Print what the database holds of one metric, by minute
+    #[command(after_help = "Exit status: 0 when values were printed, 1 when there are none or the configuration is bad.")]
+    History(History),
+}
+
+/// Options of `history`.
+#[derive(Clone, Debug, Args)]
+pub struct History {
+    /// Name of the metric
+    pub metric: String,
+    /// Only series with this label; more than one narrows further
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// How far back: a number with m, h, d or w
+    #[arg(short, long, value_name = "TIME", default_value = "6h", value_parser = ago)]
+    pub since: Duration,
+    /// Print comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Configuration file, which says where the database is; the defaults where it does not exist
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
 }
 
 /// Options of `doctor`.
@@ -66,6 +92,25 @@ pub struct Doctor {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, as in core=all")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn ago(text: &str) -> Result<Duration, String> {
+    let seconds = || {
+        let unit = match text.chars().last()? {
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 7 * 86_400,
+            _ => return None,
+        };
+        text.get(..text.len() - 1)?.parse::<u32>().ok().filter(|number| *number > 0).map(|number| u64::from(number) * unit)
+    };
+    seconds().map(Duration::from_secs).ok_or_else(|| "write a number with m, h, d or w, as in 90m, 6h or 2d".to_owned())
 }
 
 fn log_level(name: &str) -> Result<LogLevel, String> {

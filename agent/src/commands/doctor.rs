@@ -3,16 +3,14 @@
 //! It says nothing that it did not try: probes are loaded and attached, files are read, each collector runs once.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::anyhow;
 use serde_json::{Value, json};
 
-use crate::cli::{self, Doctor};
+use crate::cli::Doctor;
 use crate::collectors::{Batch, COLLECTORS};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::host::Host;
 use crate::notifiers;
 use crate::probes::{self, Kernel, PROBES};
@@ -25,7 +23,7 @@ use crate::runtime::{lacking, table};
 /// # Errors
 /// The configuration is bad.
 pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
-    let config = load(&options.config)?;
+    let config = super::config_or_defaults(&options.config)?;
     let host = Host::new(config.host.clone());
     let (attached, signals) = signals::attach(&config, &host, false);
     let map_bytes: u64 = attached.iter().flatten().map(|probe| probe.map_bytes).sum();
@@ -73,13 +71,6 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         super::print(&page);
     }
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn load(path: &Path) -> anyhow::Result<Config> {
-    if path == Path::new(cli::DEFAULT_CONFIG) && !path.exists() {
-        return Ok(Config::default());
-    }
-    config::load(path).map_err(|problems| anyhow!("the configuration is not good\n{problems}"))
 }
 
 fn signal_json(signal: &Signal, config: &Config, host: &Host) -> Value {
