@@ -195,7 +195,10 @@ impl Store {
         series
             .into_iter()
             .flat_map(|series| series.chunks.iter().enumerate())
-            .filter(move |(_, chunk)| chunk.block.earliest <= to && chunk.block.latest >= from)
+            .filter(move |(_, chunk)| {
+                let (earliest, latest) = chunk.block.span();
+                earliest <= to && latest >= from
+            })
             .flat_map(move |(index, chunk)| chunk.block.points().skip(if index == 0 { skipped } else { 0 }))
             .filter(move |point| (from..=to).contains(&point.millis))
             .map(|point| (time(point.millis), point.value))

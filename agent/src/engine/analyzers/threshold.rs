@@ -428,7 +428,7 @@ impl Analyzer for Threshold {
 /// The last values and where they are heading.
 fn evidence(at: Timestamp, id: SeriesId, store: &Store, watch: &Watch) -> Evidence {
     let mut recent: Vec<(f64, f64)> =
-        store.newest(id).take(SHOWN_SAMPLES).map(|(time, value)| (at.since(time).as_secs_f64(), value)).collect();
+        store.newest(id).take(SHOWN_SAMPLES).map(|(time, value)| (at.since(time).as_millis() as f64 / 1e3, value)).collect();
     recent.reverse();
     let mut evidence = Evidence::new();
     evidence.insert("trend".into(), json!(trend(&recent, watch.limits.warn)));

@@ -29,30 +29,54 @@ pub struct Point {
     pub value: f64,
 }
 
-/// A run of samples of one series, in order of arrival.
+/// A run of samples of one series, in order of arrival. Small, as there are many of them.
 #[derive(Debug)]
-pub struct Block {
-    /// Least and greatest time.
-    pub earliest: i64,
-    pub latest: i64,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    Open(Vec<Point>),
+pub enum Block {
+    /// It grows, or the clock made a leap that ended it early.
+    Open(Box<Open>),
     /// Always full.
     Sealed {
-        times: Arc<[u8]>,
+        /// Shared with blocks that have the same times.
+        times: Arc<Times>,
+        /// Its own.
         values: Values,
     },
 }
 
+/// Plain samples.
 #[derive(Debug)]
-enum Values {
+pub struct Open {
+    begin: i64,
+    earliest: i64,
+    latest: i64,
+    points: Vec<Packed>,
+}
+
+/// A sample in twelve bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, packed(4))]
+pub struct Packed {
+    /// Milliseconds since the begin of the block.
+    offset: i32,
+    value: f64,
+}
+
+/// A column of times, compressed.
+#[derive(Debug)]
+pub struct Times {
+    earliest: i64,
+    latest: i64,
+    bytes: Box<[u8]>,
+}
+
+/// A column of values.
+#[derive(Debug)]
+pub enum Values {
+    /// The same all the time.
     Constant(f64),
     /// Integers, compressed as `i64`.
     Integers(Box<[u8]>),
+    /// Anything else.
     Floats(Box<[u8]>),
 }
 
@@ -64,53 +88,67 @@ pub struct Sealer {
     floats: Vec<f64>,
     compressed: Vec<u8>,
     /// Columns of times that were sealed last, the newest at the end.
-    recent: VecDeque<(Vec<i64>, Weak<[u8]>)>,
+    recent: VecDeque<(Vec<i64>, Weak<Times>)>,
 }
 
 impl Block {
     /// A block with its first sample, for a series that has filled blocks before or has not.
     pub fn new(point: Point, filled_before: bool) -> Self {
         let mut points = Vec::with_capacity(if filled_before { BLOCK / 4 } else { FIRST_ROOM });
-        points.push(point);
-        Self { earliest: point.millis, latest: point.millis, body: Body::Open(points) }
+        points.push(Packed { offset: 0, value: point.value });
+        let Point { millis, .. } = point;
+        Self::Open(Box::new(Open { begin: millis, earliest: millis, latest: millis, points }))
     }
 
     /// Appends a sample; a block that is full by that is sealed. Whether there was room.
     pub fn push(&mut self, point: Point, sealer: &mut Sealer) -> bool {
-        let Body::Open(points) = &mut self.body else { return false };
+        let Self::Open(open) = self else { return false };
+        let Some(offset) = point.millis.checked_sub(open.begin).and_then(|offset| i32::try_from(offset).ok()) else {
+            return false;
+        };
+        let points = &mut open.points;
         if points.len() >= BLOCK {
             return false;
         }
         if points.len() == points.capacity() {
             points.reserve_exact(points.len().min(BLOCK - points.len()));
         }
-        points.push(point);
-        self.earliest = self.earliest.min(point.millis);
-        self.latest = self.latest.max(point.millis);
+        points.push(Packed { offset, value: point.value });
+        open.earliest = open.earliest.min(point.millis);
+        open.latest = open.latest.max(point.millis);
         // The compressor refuses no numbers of this length; if it ever did, the block would stay plain.
-        if points.len() == BLOCK
-            && let Some(sealed) = sealer.seal(points)
+        if open.points.len() == BLOCK
+            && let Some(sealed) = sealer.seal(open)
         {
-            self.body = sealed;
+            *self = sealed;
         }
         true
     }
 
     /// Number of samples.
     pub fn len(&self) -> usize {
-        match &self.body {
-            Body::Open(points) => points.len(),
-            Body::Sealed { .. } => BLOCK,
+        match self {
+            Self::Open(open) => open.points.len(),
+            Self::Sealed { .. } => BLOCK,
+        }
+    }
+
+    /// Least and greatest time.
+    pub fn span(&self) -> (i64, i64) {
+        match self {
+            Self::Open(open) => (open.earliest, open.latest),
+            Self::Sealed { times, .. } => (times.earliest, times.latest),
         }
     }
 
     /// Memory that would be free without this block, in bytes. What it shares belongs to the last that shares it.
     pub fn bytes(&self) -> usize {
-        let body = match &self.body {
-            Body::Open(points) => points.capacity() * size_of::<Point>(),
-            Body::Sealed { times, values, .. } => {
+        let body = match self {
+            Self::Open(open) => size_of::<Open>() + open.points.capacity() * size_of::<Packed>(),
+            Self::Sealed { times, values } => {
                 let shared = Arc::strong_count(times) > 1;
-                values.bytes() + if shared { 0 } else { times.len() + 2 * size_of::<usize>() }
+                // The Arc has two counters.
+                values.bytes() + if shared { 0 } else { times.bytes.len() + size_of::<Times>() + 2 * size_of::<usize>() }
             }
         };
         size_of::<Self>() + body
@@ -118,11 +156,11 @@ impl Block {
 
     /// The samples, in order of arrival.
     pub fn points(&self) -> Points<'_> {
-        match &self.body {
-            Body::Open(points) => Points::Open(points.iter()),
-            Body::Sealed { times, values } => {
+        match self {
+            Self::Open(open) => Points::Open(open.begin, open.points.iter()),
+            Self::Sealed { times, values } => {
                 let mut column = vec![0_i64; BLOCK];
-                decompress(times, &mut column);
+                decompress(&times.bytes, &mut column);
                 let points: Vec<Point> = match values {
                     Values::Constant(value) => column.iter().map(|&millis| Point { millis, value: *value }).collect(),
                     Values::Integers(bytes) => {
@@ -152,20 +190,21 @@ impl Values {
 }
 
 impl Sealer {
-    fn seal(&mut self, points: &[Point]) -> Option<Body> {
-        Some(Body::Sealed { times: self.times(points)?, values: self.values(points)? })
+    fn seal(&mut self, open: &Open) -> Option<Block> {
+        Some(Block::Sealed { times: self.times(open)?, values: self.values(open)? })
     }
 
-    fn times(&mut self, points: &[Point]) -> Option<Arc<[u8]>> {
+    fn times(&mut self, open: &Open) -> Option<Arc<Times>> {
         self.times.clear();
-        self.times.extend(points.iter().map(|point| point.millis));
+        self.times.extend(open.points.iter().map(|point| open.begin + i64::from(point.offset)));
         self.recent.retain(|(_, sealed)| sealed.strong_count() > 0);
         let known = self.recent.iter().rev().find(|(times, _)| *times == self.times);
         if let Some(shared) = known.and_then(|(_, sealed)| sealed.upgrade()) {
             return Some(shared);
         }
         // An interval with a little jitter: its differences are small, the differences of those are not smaller.
-        let sealed: Arc<[u8]> = compress(&self.times, 1, &mut self.compressed)?.into();
+        let bytes = compress(&self.times, 1, &mut self.compressed)?.into();
+        let sealed = Arc::new(Times { earliest: open.earliest, latest: open.latest, bytes });
         let mut column = match self.recent.len() {
             REMEMBERED => self.recent.pop_front().map_or_else(Vec::new, |(column, _)| column),
             _ => Vec::new(),
@@ -175,9 +214,9 @@ impl Sealer {
         Some(sealed)
     }
 
-    fn values(&mut self, points: &[Point]) -> Option<Values> {
+    fn values(&mut self, open: &Open) -> Option<Values> {
         self.floats.clear();
-        self.floats.extend(points.iter().map(|point| point.value));
+        self.floats.extend(open.points.iter().map(|point| point.value));
         let first = self.floats.first().copied().unwrap_or_default();
         if self.floats.iter().all(|value| value.to_bits() == first.to_bits()) {
             return Some(Values::Constant(first));
@@ -219,8 +258,16 @@ fn decompress<T: Number>(bytes: &[u8], into: &mut [T]) {
 
 /// The samples of one block.
 pub enum Points<'a> {
-    Open(std::slice::Iter<'a, Point>),
+    /// With the begin of the block.
+    Open(i64, std::slice::Iter<'a, Packed>),
+    /// Decompressed.
     Sealed(std::vec::IntoIter<Point>),
+}
+
+impl Packed {
+    fn after(self, begin: i64) -> Point {
+        Point { millis: begin + i64::from(self.offset), value: self.value }
+    }
 }
 
 impl Iterator for Points<'_> {
@@ -228,7 +275,7 @@ impl Iterator for Points<'_> {
 
     fn next(&mut self) -> Option<Point> {
         match self {
-            Self::Open(points) => points.next().copied(),
+            Self::Open(begin, points) => points.next().map(|point| point.after(*begin)),
             Self::Sealed(points) => points.next(),
         }
     }
@@ -237,7 +284,7 @@ impl Iterator for Points<'_> {
 impl DoubleEndedIterator for Points<'_> {
     fn next_back(&mut self) -> Option<Point> {
         match self {
-            Self::Open(points) => points.next_back().copied(),
+            Self::Open(begin, points) => points.next_back().map(|point| point.after(*begin)),
             Self::Sealed(points) => points.next_back(),
         }
     }

@@ -114,6 +114,27 @@ fn what_comes_out_of_sealed_blocks_is_what_went_in() {
 }
 
 #[test]
+fn a_leap_of_the_clock_begins_a_new_block() {
+    let mut store = Store::new(usize::MAX);
+    let key = key("a");
+    let times: Vec<Timestamp> = [0, 10, 30 * 86_400, 30 * 86_400 + 10, 5]
+        .map(at)
+        .into_iter()
+        .chain([i64::MIN, i64::MAX].map(Timestamp::from_nanos))
+        .collect();
+    times.iter().for_each(|at| {
+        store.insert(*at, &key, 1.0);
+    });
+    let id = store.id(&key).unwrap();
+    let read: Vec<Timestamp> = store.window(id, at(i64::MIN), at(i64::MAX)).map(|(at, _)| at).collect();
+    let millis = |times: &[Timestamp]| times.iter().map(|at| at.as_nanos().div_euclid(1_000_000)).collect::<Vec<_>>();
+    // The first millisecond there is does not begin within the nanoseconds there are.
+    assert_eq!(millis(&read)[..5], millis(&times)[..5]);
+    assert_eq!((read.len(), read[5], millis(&read)[6]), (7, Timestamp::from_nanos(i64::MIN), millis(&times)[6]));
+    assert_eq!(store.slots.iter().flatten().map(|series| series.chunks.len()).sum::<usize>(), 5);
+}
+
+#[test]
 fn series_in_step_share_their_times_and_the_bytes_are_counted_once() {
     let mut store = Store::new(usize::MAX);
     let keys: Vec<SeriesKey> = (0..50).map(|n| key(&n.to_string())).collect();
