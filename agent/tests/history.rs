@@ -129,12 +129,18 @@ fn history_is_printed_as_asked_for() {
 fn what_there_is_not_is_said_with_what_to_do() {
     let past = Past::new();
     let said = past.history(&["cpu_usage_percnt"]).unwrap_err();
-    assert!(said.contains("nothing is known of a metric cpu_usage_percnt; did you mean cpu_usage_percent?"), "{said}");
+    assert!(
+        said.starts_with("sysops-agent: nothing is known of a metric cpu_usage_percnt; did you mean cpu_usage_percent?"),
+        "{said}"
+    );
     let said = past.history(&["cpu_usage_percent", "-l", "core=7"]).unwrap_err();
     assert!(
         said.contains("2 series of cpu_usage_percent are known, none with these labels") && said.contains("core=\"0\""),
         "{said}"
     );
+    fs::write(past.path("metrics.db"), "no database").unwrap();
+    let said = past.history(&["cpu_usage_percent"]).unwrap_err();
+    assert!(said.starts_with("sysops-agent: cannot read the history; is this root") && said.contains("metrics.db"), "{said}");
     fs::remove_file(past.path("metrics.db")).unwrap();
     let said = past.history(&["cpu_usage_percent"]).unwrap_err();
     assert!(said.contains("there is no history at") && said.contains("every five minutes"), "{said}");

@@ -5,12 +5,12 @@ use std::io::IsTerminal as _;
 use std::ops::Range;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
 
 use crate::cli::History;
 use crate::config::Config;
-use crate::exporters::sqlite::{self, Found, Reader, Rollup, begin, minute};
+use crate::exporters::sqlite::{self, Failure, Found, Reader, Rollup, begin, minute};
 use crate::host;
 use crate::model::Labels;
 use crate::notifiers::escape;
@@ -44,8 +44,9 @@ pub fn run(options: &History) -> anyhow::Result<ExitCode> {
     }
     let until = minute(host::now()) + 1;
     let minutes = until - i64::try_from(options.since.as_secs().div_ceil(60)).unwrap_or(i64::MAX)..until;
-    let series = Reader::with(&path, |reader| read(reader, options, &minutes)).with_context(|| {
-        format!("cannot read the history in {}; run this as root or as the user of the agent", path.display())
+    let series = Reader::with(&path, |reader| read(reader, options, &minutes)).map_err(|error: anyhow::Error| {
+        let what = "cannot read the history; is this root, or the user of the agent?";
+        if error.is::<Failure>() { error.context(what) } else { error }
     })?;
     let width = std::io::stdout().is_terminal().then(|| {
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
