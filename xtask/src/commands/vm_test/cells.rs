@@ -143,7 +143,8 @@ fn overwritten_log(stage: &Stage) -> Result<()> {
     let evidence = &end["evidence"];
     let told = evidence["losses"].as_array().is_some_and(|losses| losses.iter().any(|loss| loss["source"] == "kmsg"));
     ensure!(told, "the alert does not say that lines of the log were lost: {evidence}");
-    ensure!(evidence["disagreement"].is_null(), "nothing can be expected of lines that were lost: {evidence}");
+    let disputed = evidence["disagreement"].as_str().is_some_and(|disputed| disputed.contains("kernel log"));
+    ensure!(!disputed, "nothing can be expected of lines that were lost: {evidence}");
     // It reads on.
     let next = MemcgOom::cause(4 << 20)?;
     let pid = next.pid.to_string();
