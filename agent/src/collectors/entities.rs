@@ -41,6 +41,17 @@ impl<K: Hash + Eq, T> Entities<K, T> {
         update(&mut entity.kept)
     }
 
+    /// Whether `holds` of what is kept of the thing. Where it does, that is enough to say that the thing is there.
+    pub fn pass(&mut self, key: &K, holds: impl FnOnce(&mut T) -> bool) -> bool {
+        let run = self.run;
+        let Some(entity) = self.known.get_mut(key) else { return false };
+        let passes = holds(&mut entity.kept);
+        if passes {
+            entity.last_seen = run;
+        }
+        passes
+    }
+
     /// Ends a run: forgets what was not seen in it.
     pub fn end_run(&mut self) {
         let run = self.run;
@@ -83,5 +94,17 @@ mod tests {
         entities.end_run();
         assert_eq!(see(&mut entities, "a"), 3);
         assert_eq!(see(&mut entities, "b"), 1);
+    }
+
+    #[test]
+    fn what_is_passed_is_kept() {
+        let mut entities = Entities::<u32, u32>::default();
+        entities.see(&7, || 1, |_| ());
+        entities.end_run();
+        assert!(!entities.pass(&8, |_| true) && entities.pass(&7, |kept| *kept == 1));
+        entities.end_run();
+        assert!(!entities.pass(&7, |kept| *kept == 2));
+        entities.end_run();
+        assert!(entities.get_mut(&7).is_none(), "neither seen nor passed");
     }
 }

@@ -5,13 +5,15 @@
 //! the states that the detector leaves out: tasks that a fatal signal would wake, as in vfork(2) and on most NFS mounts. Tasks
 //! that somebody froze are left out here as well.
 //!
-//! The main thread of each process is seen in each run. Other threads cost a file each: they are looked at in turns, up to
+//! The main thread of each process is seen in each run that looks at the process. Other threads cost a file each: they are looked at in turns, up to
 //! [`THREADS_A_RUN`] in a run, and only while the load average leaves room for one that is blocked. What is seen blocked once is
 //! looked at in each run from then on.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::entity::Scratch;
 use crate::collectors::Batch;
 use crate::collectors::process_stat::{Stat, parse_stat};
 use crate::collectors::text::{decimal, fields, lossy, number};
@@ -66,6 +68,9 @@ pub struct Blocked {
     followed: HashMap<Task, Followed>,
     /// The thread that was looked at last.
     turn: Task,
+    /// Buffers that are kept from run to run.
+    pids: Vec<u32>,
+    tids: Vec<u32>,
 }
 
 impl Blocked {
@@ -78,6 +83,8 @@ impl Blocked {
             sightings: Vec::new(),
             followed: HashMap::new(),
             turn: Task { pid: 0, tid: 0 },
+            pids: Vec::new(),
+            tids: Vec::new(),
         }
     }
 
@@ -87,11 +94,11 @@ impl Blocked {
     }
 
     /// Ends a run: looks at threads, those of the processes `threaded` in turns, and tells of the tasks that are hung.
-    pub fn run(&mut self, batch: &mut Batch, threaded: impl Iterator<Item = u32>) {
+    pub fn run(&mut self, batch: &mut Batch, procfs: &OwnedFd, scratch: &mut Scratch, threaded: impl Iterator<Item = u32>) {
         let again: Vec<Task> = self.followed.keys().filter(|task| task.tid != task.pid).copied().collect();
-        again.into_iter().for_each(|task| self.look(task));
+        again.into_iter().for_each(|task| self.look(task, procfs, scratch));
         if self.may_be_blocked() {
-            self.take_turns(threaded);
+            self.take_turns(procfs, scratch, threaded);
         }
         let timeout = self.timeout.read().ok().and_then(|text| number(text.bytes.trim_ascii()));
         let timeout = timeout.filter(|timeout| *timeout > 0).unwrap_or(DEFAULT_TIMEOUT);
@@ -110,8 +117,10 @@ impl Blocked {
         load.is_none_or(|load| load >= LEAST_LOAD)
     }
 
-    fn take_turns(&mut self, threaded: impl Iterator<Item = u32>) {
-        let mut pids: Vec<u32> = threaded.collect();
+    fn take_turns(&mut self, procfs: &OwnedFd, scratch: &mut Scratch, threaded: impl Iterator<Item = u32>) {
+        let (mut pids, mut tids) = (std::mem::take(&mut self.pids), std::mem::take(&mut self.tids));
+        pids.clear();
+        pids.extend(threaded);
         pids.sort_unstable();
         // Once round, from behind the last thread of the last run up to that one.
         let last = self.turn;
@@ -120,27 +129,27 @@ impl Blocked {
         let before = pids.iter().take_while(|pid| **pid <= last.pid).map(|&pid| (pid, false));
         let mut left = THREADS_A_RUN;
         for (pid, is_behind) in behind.chain(before) {
-            let mut tids: Vec<u32> = self.host.process(pid).threads().filter(|tid| *tid != pid).collect();
+            if left == 0 {
+                break;
+            }
+            scratch.threads(procfs, pid, &mut tids);
             tids.sort_unstable();
-            tids.retain(|tid| pid != last.pid || (*tid > last.tid) == is_behind);
-            for tid in tids {
-                if left == 0 {
-                    return;
-                }
-                left -= 1;
+            tids.retain(|tid| *tid != pid && (pid != last.pid || (*tid > last.tid) == is_behind));
+            for &tid in tids.iter().take(left) {
                 self.turn = Task { pid, tid };
                 if !self.followed.contains_key(&self.turn) {
-                    self.look(self.turn);
+                    self.look(self.turn, procfs, scratch);
                 }
             }
+            left = left.saturating_sub(tids.len());
         }
+        (self.pids, self.tids) = (pids, tids);
     }
 
     /// Takes note of a thread that is in state D now.
-    fn look(&mut self, task: Task) {
-        let path = self.host.procfs(format!("{}/task/{}/stat", task.pid, task.tid));
-        let Ok(text) = std::fs::read(path) else { return };
-        if let Ok(stat) = parse_stat(&text)
+    fn look(&mut self, task: Task, procfs: &OwnedFd, scratch: &mut Scratch) {
+        if let Some(text) = scratch.stat_of_thread(procfs, task)
+            && let Ok(stat) = parse_stat(text)
             && stat.state == b'D'
         {
             self.see(task, &stat);
@@ -255,7 +264,8 @@ mod tests {
         let mut told = Vec::new();
         for &secs in at {
             let mut batch = Batch::new(start + Duration::from_secs(secs));
-            blocked.run(&mut batch, threaded.iter().copied());
+            let procfs = fs::File::open(blocked.host.procfs("")).unwrap().into();
+            blocked.run(&mut batch, &procfs, &mut Scratch::new(), threaded.iter().copied());
             told.extend(batch.events.into_iter().map(|event| (secs, event.labels.get("pid").unwrap().to_owned(), event.value)));
         }
         told

@@ -1,24 +1,27 @@
 //! What is known of one process.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, pread};
 
+use super::blocked::Task;
+use super::exhausted::is_exhausted;
 use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
 use crate::collectors::descriptors::{Counting, parse_limit, parse_table_size};
 use crate::collectors::interval::{Counters, percent};
 use crate::collectors::process_stat::Stat;
-use crate::collectors::text::lossy;
+use crate::collectors::text::{lossy, number};
 use crate::collectors::{Batch, keys};
 use crate::model::{Labels, SeriesKey};
 
 /// Above this share of its limit every process is reported.
 pub const NOTABLE_FD_USAGE: f64 = 50.0;
 
-/// Runs after which the limit of a process is read again even though its descriptors did not grow.
-const LIMIT_RUNS: u32 = 20;
+/// Looks at a process after which its limit is read again even though its descriptors did not grow.
+const LIMIT_LOOKS: u32 = 20;
 
 /// Buffers for paths and texts below procfs.
 pub struct Scratch {
@@ -58,14 +61,38 @@ impl Scratch {
         counting.count(procfs, self.path(pid, "fd"))
     }
 
+    /// The text of a thread's `stat`; `None` where it is gone.
+    pub fn stat_of_thread(&mut self, procfs: &OwnedFd, Task { pid, tid }: Task) -> Option<&[u8]> {
+        let path = self.format(format_args!("{pid}/task/{tid}/stat"));
+        let file = openat(procfs, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let len = pread(&file, &mut *self.text, 0).ok()?;
+        self.text.get(..len)
+    }
+
+    /// Puts the ids of a process' threads into `tids`; none where it is gone.
+    pub fn threads(&mut self, procfs: &OwnedFd, pid: u32, tids: &mut Vec<u32>) {
+        tids.clear();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = openat(procfs, self.path(pid, "task"), flags, Mode::empty()) else { return };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(directory, &mut buffer);
+        while let Some(Ok(entry)) = entries.next() {
+            tids.extend(number(entry.file_name().to_bytes()).and_then(|tid| u32::try_from(tid).ok()));
+        }
+    }
+
     fn open(&mut self, procfs: &OwnedFd, pid: u32, file: &str) -> Result<OwnedFd, Errno> {
         openat(procfs, self.path(pid, file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
     fn path(&mut self, pid: u32, file: &str) -> &str {
+        self.format(format_args!("{pid}/{file}"))
+    }
+
+    fn format(&mut self, path: fmt::Arguments<'_>) -> &str {
         self.path.clear();
         // Writing to a string cannot fail.
-        let _ = write!(self.path, "{pid}/{file}");
+        let _ = self.path.write_fmt(path);
         &self.path
     }
 }
@@ -84,6 +111,10 @@ pub struct Process {
     /// Its `stat`, open.
     pub file: Option<OwnedFd>,
     is_kernel_thread: bool,
+    /// Inode of its directory, which another process with the same id does not have.
+    pub inode: u64,
+    /// `R`, `S`, `D`, `Z`, …
+    pub state: u8,
     /// CPU in the last interval, in percent of one core.
     pub cpu: Option<f64>,
     /// Resident memory in bytes.
@@ -92,6 +123,10 @@ pub struct Process {
     pub threads: u64,
     /// Whether it is one of the largest.
     pub is_top: bool,
+    /// Whether this run has looked at it.
+    pub is_fresh: bool,
+    /// Whether it had more than half of its descriptors open when they were counted last.
+    is_near_limit: bool,
 }
 
 impl Process {
@@ -106,10 +141,14 @@ impl Process {
             series: None,
             file: None,
             is_kernel_thread: stat.is_kernel_thread,
+            inode: 0,
+            state: stat.state,
             cpu: None,
             rss: 0.0,
             threads: 0,
             is_top: false,
+            is_fresh: true,
+            is_near_limit: false,
         }
     }
 
@@ -123,10 +162,22 @@ impl Process {
         }
     }
 
+    /// Whether there is reason to look at it in each run: it did something, may be blocked, or something is said of it. One that
+    /// did nothing for an interval, and still sleeps or has ended, can wait for its turn.
+    pub fn is_restless(&self) -> bool {
+        self.is_tracked() || self.is_near_limit || self.cpu != Some(0.0) || matches!(self.state, b'R' | b'D')
+    }
+
     /// The number of open descriptors where it matters, and their share of the limit.
     pub fn descriptors(&mut self, pid: u32, procfs: &OwnedFd, counting: Counting, scratch: &mut Scratch) -> Descriptors {
+        let found = self.count(pid, procfs, counting, scratch);
+        self.is_near_limit = found.usage.is_some_and(|usage| usage > NOTABLE_FD_USAGE);
+        found
+    }
+
+    fn count(&mut self, pid: u32, procfs: &OwnedFd, counting: Counting, scratch: &mut Scratch) -> Descriptors {
         if self.is_kernel_thread {
-            return Descriptors { open: Some(0), usage: None };
+            return Descriptors { open: Some(0), ..Descriptors::default() };
         }
         let bounds_do = counting == Counting::ByWalk && !self.is_tracked();
         let bound =
@@ -134,18 +185,21 @@ impl Process {
         let Some(bound) = bound else { return Descriptors::default() };
         if bound > 0 && self.limit.is_outdated(bound) {
             let soft = scratch.find(procfs, pid, "limits", parse_limit);
-            self.limit = Limit { soft, at: Some(bound), age: 0 };
+            // Not all of them again in the same run.
+            let age = if self.limit.at.is_none() { pid % LIMIT_LOOKS } else { 0 };
+            self.limit = Limit { soft, at: Some(bound), age };
         }
         let soft = self.limit.soft;
         let usage = |fds: u64| percent(fds as f64, soft? as f64);
-        if !bounds_do {
-            return Descriptors { open: Some(bound), usage: usage(bound) };
-        }
-        if usage(bound).is_some_and(|usage| usage <= NOTABLE_FD_USAGE) {
+        if bounds_do && usage(bound).is_some_and(|usage| usage <= NOTABLE_FD_USAGE) {
             return Descriptors::default();
         }
-        let open = scratch.count(procfs, pid, counting);
-        Descriptors { open, usage: open.and_then(usage) }
+        let open = if bounds_do { scratch.count(procfs, pid, counting) } else { Some(bound) };
+        Descriptors {
+            open,
+            usage: open.and_then(usage),
+            exhausted: open.zip(soft).filter(|(open, soft)| is_exhausted(*open, *soft)),
+        }
     }
 
     /// Whether everything is to be said of it.
@@ -180,6 +234,8 @@ pub struct Descriptors {
     open: Option<u64>,
     /// In percent of the soft limit.
     pub usage: Option<f64>,
+    /// Descriptors and soft limit, where there is no room for another.
+    pub exhausted: Option<(u64, u64)>,
 }
 
 /// The soft limit of descriptors, read when it may matter.
@@ -189,15 +245,16 @@ struct Limit {
     soft: Option<u64>,
     /// Descriptors when it was read; `None`: it was not.
     at: Option<u64>,
-    /// Runs since then.
+    /// Looks since then.
     age: u32,
 }
 
 impl Limit {
-    /// Whether to read it again: there are more descriptors than ever since, or it has not been looked at for long.
+    /// Whether to read it again: there are more descriptors than ever since, as many as it allowed, or it was read long ago.
     fn is_outdated(&mut self, fds: u64) -> bool {
         self.age += 1;
-        self.at.is_none_or(|at| fds > at) || self.age >= LIMIT_RUNS
+        let is_reached = self.soft.is_some_and(|soft| is_exhausted(fds, soft));
+        is_reached || self.at.is_none_or(|at| fds > at) || self.age >= LIMIT_LOOKS
     }
 }
 
@@ -222,5 +279,30 @@ mod tests {
 
         process.identify(&stat(8, b"nginx", 120));
         assert!(process.ticks.advance(now + Duration::from_secs(2), [120]).is_none(), "another process");
+    }
+
+    #[test]
+    fn a_limit_is_read_again_when_it_may_matter() {
+        let limit = |soft, at, age| Limit { soft: Some(soft), at, age };
+        assert!(limit(1024, None, 0).is_outdated(1), "it never was");
+        assert!(limit(1024, Some(7), 0).is_outdated(8) && !limit(1024, Some(7), 0).is_outdated(7), "more than ever");
+        assert!(limit(1024, Some(1024), 0).is_outdated(1023), "it may have been raised");
+        assert!(limit(1024, Some(7), LIMIT_LOOKS - 1).is_outdated(7), "it may have been lowered");
+    }
+
+    #[test]
+    fn only_a_process_that_did_nothing_waits_for_its_turn() {
+        let stat = Stat { comm: b"sh", state: b'S', is_kernel_thread: false, ticks: 100, threads: 1, start: 7, rss_pages: 1 };
+        let idle = || Process { cpu: Some(0.0), ..Process::new(&stat) };
+        assert!(!idle().is_restless() && !Process { state: b'Z', ..idle() }.is_restless());
+        for restless in [
+            Process::new(&stat),
+            Process { cpu: Some(0.1), ..idle() },
+            Process { state: b'D', ..idle() },
+            Process { is_named: Some(true), ..idle() },
+            Process { is_near_limit: true, ..idle() },
+        ] {
+            assert!(restless.is_restless());
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! Processes: how many there are, and what the ones that matter take.
 //!
 //! Those that matter are the largest by CPU and by resident memory, those that a pattern names, and any that has more than
-//! half of its descriptors open. Of all, those that are blocked for long are told of as events. A process is its id and its start time; one that vanishes while it is looked at is no error.
+//! half of its descriptors open. Of all, those that are blocked for long or have no descriptor left are told of as events. A
+//! process is its id and its start time; one that vanishes while it is looked at is no error.
+//!
+//! On a host with more than [`MANY`] processes, those that did nothing take turns, since reading about a process costs the same
+//! whether or not it did anything: each is looked at in one of [`TURNS`] runs, and counts as what it was meanwhile.
 
 mod blocked;
 mod entity;
+mod exhausted;
 
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -51,6 +56,10 @@ metrics! {
 /// Most processes whose `stat` is kept open, which halves the cost of reading it. Descriptors are scarce too.
 const MAX_KEPT: usize = 256;
 
+/// Processes above which those that did nothing take turns, and runs in which each has its turn.
+const MANY: u64 = 1024;
+const TURNS: u32 = 4;
+
 /// How long reading a command line may take. It waits for the process' memory map, which a stuck process may hold for ever.
 const CMDLINE_DEADLINE: Duration = Duration::from_millis(100);
 
@@ -59,6 +68,8 @@ const CMDLINE_LEN: u64 = 64 << 10;
 
 struct Processes {
     host: Host,
+    /// For finding out about processes without descriptors.
+    apart: Host,
     top: usize,
     patterns: Vec<Pattern>,
     page_size: f64,
@@ -71,6 +82,9 @@ struct Processes {
     scratch: Scratch,
     /// Processes whose `stat` is kept open.
     kept: usize,
+    /// How many processes the last run saw, and whose turn this one is.
+    count: u64,
+    turn: u32,
     ranking: Vec<(f64, u32)>,
     blocked: Blocked,
 }
@@ -79,6 +93,7 @@ impl Processes {
     fn new(host: &Host, config: &ProcessCollector) -> Self {
         Self {
             host: host.clone(),
+            apart: host.apart(),
             top: config.track_top_n,
             patterns: config.track_patterns.clone(),
             page_size: rustix::param::page_size() as f64,
@@ -89,18 +104,36 @@ impl Processes {
             entries: vec![MaybeUninit::uninit(); 8 << 10],
             scratch: Scratch::new(),
             kept: 0,
+            count: 0,
+            turn: 0,
             ranking: Vec::new(),
             blocked: Blocked::new(host),
         }
     }
 
-    /// Reads the `stat` of all processes.
+    /// Reads the `stat` of all processes that are to be looked at.
     fn scan(&mut self, batch: &mut Batch, procfs: &OwnedFd) -> io::Result<()> {
         seek(procfs, SeekFrom::Start(0))?;
         let mut entries = RawDir::new(procfs, &mut self.entries);
         let [mut count, mut threads, mut zombies, mut blocked] = [0; 4];
+        let are_many = self.count > MANY;
+        self.turn = (self.turn + 1) % TURNS;
         while let Some(entry) = entries.next() {
-            let Some(pid) = number(entry?.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()) else { continue };
+            let entry = entry?;
+            let Some(pid) = number(entry.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()) else { continue };
+            let inode = entry.ino();
+            let can_wait = |process: &mut Process| {
+                process.is_fresh = process.is_restless() || process.inode != inode;
+                if !process.is_fresh {
+                    count += 1;
+                    threads += process.threads;
+                    zombies += u64::from(process.state == b'Z');
+                }
+                !process.is_fresh
+            };
+            if are_many && pid % TURNS != self.turn && self.processes.pass(&pid, can_wait) {
+                continue;
+            }
             let path = || self.host.procfs(format!("{pid}/stat"));
             let kept = self.processes.get_mut(&pid).and_then(|process| process.file.as_ref());
             let (stat, opened) = match self.scratch.stat(procfs, pid, kept) {
@@ -130,7 +163,10 @@ impl Processes {
                 || Process::new(&stat),
                 |process| {
                     process.identify(&stat);
-                    if opened.is_some() && self.kept < MAX_KEPT {
+                    (process.inode, process.state, process.is_fresh) = (inode, stat.state, true);
+                    if are_many && !process.is_restless() {
+                        process.file = None;
+                    } else if opened.is_some() && self.kept < MAX_KEPT {
                         process.file = opened;
                         self.kept += 1;
                     }
@@ -146,6 +182,7 @@ impl Processes {
             );
         }
         self.processes.end_run();
+        self.count = count;
         self.kept = self.processes.iter_mut().filter(|(_, process)| process.file.is_some()).count();
         for (series, value) in self.totals.iter().zip([count, threads, zombies, blocked]) {
             batch.push_count(series, value);
@@ -171,10 +208,17 @@ impl Processes {
 
     /// Looks at descriptors and emits what there is to say of single processes.
     fn emit(&mut self, batch: &mut Batch, procfs: &OwnedFd, counting: Counting) {
+        let mut told = 0;
         for (&pid, process) in self.processes.iter_mut() {
+            if !process.is_fresh && !process.is_tracked() {
+                continue;
+            }
             let descriptors = process.descriptors(pid, procfs, counting, &mut self.scratch);
             if process.is_tracked() || descriptors.usage.is_some_and(|usage| usage > NOTABLE_FD_USAGE) {
                 process.emit(batch, pid, descriptors);
+            }
+            if let Some((open, limit)) = descriptors.exhausted {
+                exhausted::tell(&self.apart, batch, pid, open, limit, &mut told);
             }
         }
     }
@@ -194,7 +238,7 @@ impl Processes {
         self.rank(|process| Some(process.rss));
         self.emit(batch, &procfs, counting);
         let threaded = self.processes.iter_mut().filter(|(_, process)| process.threads > 1).map(|(&pid, _)| pid);
-        self.blocked.run(batch, threaded);
+        self.blocked.run(batch, &procfs, &mut self.scratch, threaded);
         self.procfs = Some((procfs, counting));
         Ok(())
     }
@@ -292,6 +336,45 @@ mod tests {
         // All that have more than half of their descriptors open come with them.
         let full = values(&batch, "process_fd_usage_percent").iter().filter(|(_, usage)| *usage > NOTABLE_FD_USAGE).count();
         assert!((1..=1 + full).contains(&values(&batch, "process_rss_bytes").len()));
+    }
+
+    #[test]
+    fn among_many_those_that_did_nothing_take_turns() {
+        let proc = tempfile::TempDir::new().unwrap();
+        let pids = 1..=u32::try_from(MANY).unwrap() + 76;
+        let all = f64::from(*pids.end());
+        let write = |pid: u32, state: char, ticks: u32| {
+            let stat = format!("{pid} (x) {state} 1 1 1 0 -1 4194560 0 0 0 0 {ticks} 0 0 0 20 0 1 0 30 0 99 0\n");
+            let directory = proc.path().join(pid.to_string());
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("stat"), stat).unwrap();
+        };
+        pids.clone().for_each(|pid| write(pid, 'S', 7));
+        let host = Host::new(HostRoots { procfs: proc.path().to_owned(), ..HostRoots::default() });
+        let mut collector = Processes::new(&host, &ProcessCollector { track_top_n: 1, track_patterns: Vec::new() });
+        let start = Instant::now();
+        let mut run = |secs| {
+            let mut batch = Batch::new(start + Duration::from_secs(secs));
+            collector.collect(&mut batch).unwrap();
+            let total = |name| batch.samples.iter().find(|sample| sample.series.metric().name == name).unwrap().value;
+            assert_eq!((total("process_count"), total("process_all_threads_count")), (all, all));
+            let cpu = values(&batch, "process_cpu_percent").into_iter().find(|(pid, _)| *pid == 5);
+            (total("process_uninterruptible_count"), cpu)
+        };
+        for secs in 0..2 {
+            run(secs);
+        }
+        pids.for_each(|pid| write(pid, 'D', 7 + u32::from(pid == 5)));
+        let blocked: Vec<f64> = (2..2 + u64::from(TURNS)).map(|secs| run(secs).0).collect();
+        // The one with the most memory is always looked at.
+        assert!((275.0..=276.0).contains(blocked.first().unwrap()), "{blocked:?}");
+        assert!(blocked.is_sorted());
+        assert_eq!(blocked.last(), Some(&all));
+        write(5, 'R', 108);
+        assert_eq!(run(6).1, Some((5, 100.0)), "who did something does not wait");
+        std::fs::remove_dir_all(proc.path().join("5")).unwrap();
+        write(5, 'S', 0);
+        assert_eq!(run(7).1, None, "a new one does not wait either");
     }
 
     #[test]
