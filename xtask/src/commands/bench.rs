@@ -4,6 +4,7 @@
 
 mod collect;
 mod footprint;
+mod fuzz;
 mod latency;
 mod peer;
 mod probes;
@@ -21,12 +22,15 @@ use crate::workspace::is_root;
 /// Options of the command.
 #[derive(Args)]
 pub struct Options {
-    /// What to measure; everything where nothing is named
+    /// What to measure; everything but fuzz where nothing is named
     #[arg(value_enum)]
     what: Vec<What>,
     /// Record the store's series for an hour at ten seconds, in place of six minutes at one second
     #[arg(long)]
     hour: bool,
+    /// How long each fuzz target runs
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
 }
 
 /// One measurement.
@@ -38,6 +42,8 @@ enum What {
     Footprint,
     /// CPU and allocations by cycle of all collectors, beside node_exporter where it is installed, also with 10,000 processes
     Collect,
+    /// Whether any input breaks what reads bytes from outside: every fuzz target for a while
+    Fuzz,
     /// What the BPF programs cost by block request, beside libbpf-tools' biolatency where it is installed
     Probes,
     /// Bytes and time by sample in the store, and the memory of a day, on series recorded here
@@ -49,6 +55,12 @@ type Measure = fn(&Path) -> Result<()>;
 
 /// Measures.
 pub fn run(options: &Options) -> Result<()> {
+    if options.what.contains(&What::Fuzz) {
+        fuzz::run(options.seconds)?;
+        if options.what.iter().all(|what| *what == What::Fuzz) {
+            return Ok(());
+        }
+    }
     let wanted = |what: What| options.what.is_empty() || options.what.contains(&what);
     ensure!(is_root(), "the benchmarks cause real kernel events and attach BPF programs: run them as root");
     let of_the_agent: [(What, Measure); 3] =

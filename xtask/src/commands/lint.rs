@@ -15,6 +15,8 @@ pub fn run() -> Result<()> {
     setup::lint_toolchain()?;
     check_imports()?;
     start(cargo()?.args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    start(cargo()?.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     start(cargo()?.args(["clippy", "--all-targets", "--", "-D", "warnings"]))?;
     for features in [&[][..], &["--features=log"], &["--features=perf"]] {
         start(ebpf::cargo_for_bpf("clippy")?.args(features).args(["--", "-D", "warnings"]))?;
