@@ -68,7 +68,7 @@ mod ways {
             let reader = std::thread::spawn(move || {
                 let mut emit = |seen| match seen {
                     Seen::Event(event) => send.send(event).is_ok(),
-                    Seen::Samples(_) | Seen::Step(_) => true,
+                    Seen::Samples(_) | Seen::Histograms(_) | Seen::Step(_) => true,
                 };
                 reader.run(&told, &mut emit).unwrap();
             });

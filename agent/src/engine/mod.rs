@@ -20,7 +20,7 @@ pub use stats::{METRICS, Stats};
 pub use store::{MAX_SERIES, MEMORY_BUDGET, SeriesId, Store};
 
 use crate::config::Config;
-use crate::model::{Alert, Observation, Sample, SeriesKey, Timestamp};
+use crate::model::{Alert, Histogram, Observation, Sample, SeriesKey, Timestamp};
 use analyzers::{ANALYZERS, Analyzer, Finding};
 use incidents::Incidents;
 use losses::Losses;
@@ -32,6 +32,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// The state machine.
 pub struct Engine {
     store: Store,
+    /// The latest distributions, and when they were made; nothing is concluded from them.
+    histograms: (Timestamp, Vec<Histogram>),
     analyzers: Vec<Box<dyn Analyzer>>,
     losses: Losses,
     /// By series id: bit n is set where analyzer n watches the series, the bit behind them where it counts losses.
@@ -56,6 +58,7 @@ impl Engine {
     pub fn new(config: &Config, hostname: &str) -> Self {
         Self {
             store: Store::new(config.storage.ring_buffer_capacity),
+            histograms: (Timestamp::default(), Vec::new()),
             analyzers: ANALYZERS.iter().map(|row| (row.build)(config)).collect(),
             losses: Losses::default(),
             watched_by: Vec::new(),
@@ -86,6 +89,7 @@ impl Engine {
                     self.sample(at, sample);
                 }
             }
+            Observation::Histograms(histograms) => self.histograms = (at, histograms),
             Observation::Event(event) => {
                 self.losses.event(at, &event);
                 self.each(|analyzer, findings| analyzer.event(at, &event, findings));
@@ -121,6 +125,11 @@ impl Engine {
     /// What is kept of the samples.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The distributions that came last, and when.
+    pub fn histograms(&self) -> (Timestamp, &[Histogram]) {
+        (self.histograms.0, &self.histograms.1)
     }
 
     /// What began and is not over, in the order in which it began.

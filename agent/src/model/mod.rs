@@ -14,6 +14,6 @@ pub use alert::{Alert, Status};
 pub use event::{Evidence, KernelEvent};
 pub use log::LogRecord;
 pub use observation::{Observation, Samples, SourceState};
-pub use series::{Kind, Labels, Metric, Sample, SeriesKey, Unit};
+pub use series::{Histogram, Kind, Labels, Metric, Sample, SeriesKey, Unit};
 pub use severity::Severity;
 pub use time::Timestamp;

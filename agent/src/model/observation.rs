@@ -1,6 +1,6 @@
 //! The only thing that enters the engine.
 
-use super::{KernelEvent, LogRecord, Sample};
+use super::{Histogram, KernelEvent, LogRecord, Sample};
 
 /// What one run of a collector produced.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,8 @@ pub struct SourceState {
 pub enum Observation {
     /// A collector ran.
     Samples(Samples),
+    /// All distributions that there are now; they take the place of those before.
+    Histograms(Vec<Histogram>),
     /// The kernel did something.
     Event(Box<KernelEvent>),
     /// A line appeared in a log.

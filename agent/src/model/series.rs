@@ -5,13 +5,15 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Whether a value goes up and down or only accumulates.
+/// What kind of values a metric has: whether they go up and down or only accumulate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A value that is true now.
     Gauge,
     /// A total since some start; it falls only when it is reset.
     Counter,
+    /// A distribution since some start, which travels as a [`Histogram`] and never as a [`Sample`].
+    Histogram,
 }
 
 /// The unit of a metric's values.
@@ -42,7 +44,7 @@ pub enum Unit {
 pub struct Metric {
     /// `family_what_unit` in snake_case.
     pub name: &'static str,
-    /// Gauge or counter.
+    /// Gauge, counter or histogram.
     pub kind: Kind,
     /// Unit of the values.
     pub unit: Unit,
@@ -59,6 +61,11 @@ impl Metric {
     /// A row for a counter.
     pub const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Self {
         Self { name, kind: Kind::Counter, unit, help }
+    }
+
+    /// A row for a histogram.
+    pub const fn histogram(name: &'static str, unit: Unit, help: &'static str) -> Self {
+        Self { name, kind: Kind::Histogram, unit, help }
     }
 }
 
@@ -178,6 +185,18 @@ pub struct Sample {
     pub series: SeriesKey,
     /// The value, in the metric's unit; finite.
     pub value: f64,
+}
+
+/// How the values of one series are distributed, counted since some start; counts fall only when they are reset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Which series.
+    pub series: SeriesKey,
+    /// By bucket its upper bound, in the metric's unit, and the values that are in no bucket before it; bounds ascend, and the last
+    /// of them is infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all values, in the metric's unit.
+    pub sum: f64,
 }
 
 #[cfg(test)]

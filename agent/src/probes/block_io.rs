@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_common::block_io::{BUCKETS, BlockIoRecord, Fields, Histogram, HistogramKey, RequestFields};
+use agent_common::block_io::{self, BUCKETS, BlockIoRecord, Fields, HistogramKey, RequestFields};
 use agent_common::{ABSENT, Record as _};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
 
@@ -12,13 +12,13 @@ use super::tracefs::Format;
 use super::{Facts, Hook, Kernel, Probe, Rung, Unavailable, comm, registers};
 use crate::config;
 use crate::host::Host;
-use crate::model::{Evidence, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
+use crate::model::{Evidence, Histogram, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
 
 /// Names of [`agent_common::block_io::Operation`].
 const OPERATIONS: [&str; 5] = ["read", "write", "flush", "discard", "other"];
 
 /// What the histograms give.
-pub const METRICS: &[Metric] = &[REQUESTS, LATENCY_P50, LATENCY_P99];
+pub const METRICS: &[Metric] = &[REQUESTS, LATENCY_P50, LATENCY_P99, LATENCY];
 
 const REQUESTS: Metric = Metric::counter(
     "disk_io_requests_total",
@@ -34,6 +34,11 @@ const LATENCY_P99: Metric = Metric::gauge(
     "disk_io_latency_p99_seconds",
     Unit::Seconds,
     "99 of 100 requests of the last interval took no longer, to the next power of two",
+);
+const LATENCY: Metric = Metric::histogram(
+    "block_io_latency_seconds",
+    Unit::Seconds,
+    "Latency of block requests by device and operation, since the probe was attached (block_rq_issue to block_rq_complete)",
 );
 
 /// BTF tracepoints, with offsets from the kernel's BTF.
@@ -176,7 +181,9 @@ struct BlockIo {
 /// What the last sample saw of one histogram, and where its values go.
 struct Seen {
     buckets: [u64; BUCKETS],
-    series: [SeriesKey; 3],
+    /// The same without the wraps of the kernel's counts.
+    total: [u64; BUCKETS],
+    series: [SeriesKey; 4],
 }
 
 impl Probe for BlockIo {
@@ -232,17 +239,19 @@ impl Probe for BlockIo {
         }
     }
 
-    fn sample(&self, maps: &aya::Ebpf, samples: &mut Vec<Sample>) {
+    fn sample(&self, maps: &aya::Ebpf, samples: &mut Vec<Sample>, distributions: &mut Vec<Histogram>) {
         let Some(map) = maps.map("HISTOGRAMS") else { return };
         let Ok(map) = PerCpuHashMap::<&MapData, [u32; 2], [u64; HISTOGRAM_WORDS]>::try_from(map) else { return };
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
         for (key @ [device, operation], by_cpu) in map.iter().flatten() {
-            let mut buckets = [0; BUCKETS];
+            let (mut buckets, mut sum_ns) = ([0; BUCKETS], 0_u64);
             for words in by_cpu.iter() {
                 add_buckets(&mut buckets, words);
+                sum_ns = sum_ns.saturating_add(words.last().copied().unwrap_or(0));
             }
             let seen = histograms.entry(key.into()).or_insert_with(|| self.unseen(device, operation));
             seen.sample(buckets, samples);
+            distributions.push(seen.distribution(sum_ns));
         }
         drop(histograms);
         make_room(maps);
@@ -274,9 +283,9 @@ fn make_room(maps: &aya::Ebpf) -> Option<()> {
     crowded.set(0, 2, 0).ok()
 }
 
-/// A [`Histogram`] in words of the size that aya reads as they are.
-const HISTOGRAM_WORDS: usize = size_of::<Histogram>() / 8;
-const _: () = assert!(size_of::<HistogramKey>() == 8 && size_of::<Histogram>().is_multiple_of(8));
+/// A [`block_io::Histogram`] in words of the size that aya reads as they are.
+const HISTOGRAM_WORDS: usize = size_of::<block_io::Histogram>() / 8;
+const _: () = assert!(size_of::<HistogramKey>() == 8 && size_of::<block_io::Histogram>().is_multiple_of(8));
 
 /// Adds the counts of one CPU: 32-bit words, two in each 64-bit one, before the padding and the sum.
 fn add_buckets(buckets: &mut [u64; BUCKETS], words: &[u64; HISTOGRAM_WORDS]) {
@@ -304,8 +313,8 @@ impl BlockIo {
     fn unseen(&self, device: u32, operation: u32) -> Seen {
         let operation = usize::try_from(operation).ok().and_then(|index| OPERATIONS.get(index)).copied().unwrap_or("other");
         let labels = Labels::new().with("device", self.device(device)).with("operation", operation);
-        let series = [&REQUESTS, &LATENCY_P50, &LATENCY_P99].map(|metric| SeriesKey::new(metric, labels.clone()));
-        Seen { buckets: [0; BUCKETS], series }
+        let series = [&REQUESTS, &LATENCY_P50, &LATENCY_P99, &LATENCY].map(|metric| SeriesKey::new(metric, labels.clone()));
+        Seen { buckets: [0; BUCKETS], total: [0; BUCKETS], series }
     }
 }
 
@@ -319,13 +328,23 @@ impl Seen {
             *fresh = now.wrapping_sub(before) & u64::from(u32::MAX);
         }
         self.buckets = buckets;
-        let [requests, p50, p99] = &self.series;
+        self.total.iter_mut().zip(fresh).for_each(|(total, fresh)| *total += fresh);
+        let [requests, p50, p99, _] = &self.series;
         samples.push(Sample { series: requests.clone(), value: buckets.iter().sum::<u64>() as f64 });
         for (series, quantile) in [(p50, 0.5), (p99, 0.99)] {
             if let Some(seconds) = upper_bound(&fresh, quantile) {
                 samples.push(Sample { series: series.clone(), value: seconds });
             }
         }
+    }
+
+    /// All that the last sample saw. A request that took exactly as long as a bound is in the bucket above it.
+    #[expect(clippy::cast_precision_loss, reason = "a sum of nanoseconds, of which the last digits do not matter")]
+    fn distribution(&self, sum_ns: u64) -> Histogram {
+        let [.., series] = &self.series;
+        let upper_us = |index: usize| if index + 1 < BUCKETS { (2_u64 << index) as f64 / 1e6 } else { f64::INFINITY };
+        let buckets = self.total.iter().enumerate().map(|(index, count)| (upper_us(index), *count)).collect();
+        Histogram { series: series.clone(), buckets, sum: sum_ns as f64 / 1e9 }
     }
 }
 
@@ -382,12 +401,14 @@ mod tests {
 
     #[test]
     fn the_words_of_a_map_value_are_the_buckets() {
-        let histogram = Histogram { buckets: std::array::from_fn(|index| u32::try_from(index).unwrap()), pad: 7, sum_ns: 9 };
+        let histogram =
+            block_io::Histogram { buckets: std::array::from_fn(|index| u32::try_from(index).unwrap()), pad: 7, sum_ns: 9 };
         // SAFETY: both are plain integers without padding, and of the same size.
         let words: [u64; HISTOGRAM_WORDS] = unsafe { std::mem::transmute(histogram) };
         let mut buckets = [1; BUCKETS];
         add_buckets(&mut buckets, &words);
         assert_eq!(buckets, std::array::from_fn(|index| index as u64 + 1));
+        assert_eq!(words.last(), Some(&9));
     }
 
     #[test]
@@ -405,6 +426,12 @@ mod tests {
         let mut samples = Vec::new();
         seen.sample(buckets, &mut samples);
         assert_eq!(samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [3.0, 64e-6, 64e-6]);
+        // The wrapped count is one of the new values: it has come round to zero.
+        let histogram = seen.distribution(5_000_000_000);
+        assert_eq!(histogram.sum, 5.0);
+        assert_eq!(histogram.buckets[2], (8e-6, 1));
+        assert_eq!(histogram.buckets[5], (64e-6, 3));
+        assert_eq!(histogram.buckets[25..], [(67.108864, 0), (f64::INFINITY, 0)]);
     }
 
     #[test]
@@ -427,7 +454,7 @@ mod tests {
         let device = disk.path().file_name().unwrap().to_str().unwrap().to_owned();
         let total = || {
             let mut samples = Vec::new();
-            probe.sample(&attached.ebpf, &mut samples);
+            probe.sample(&attached.ebpf, &mut samples, &mut Vec::new());
             let labels = Labels::new().with("device", device.clone()).with("operation", "read");
             let series = SeriesKey::new(&REQUESTS, labels);
             samples.iter().find(|sample| sample.series == series).map_or(0.0, |sample| sample.value)

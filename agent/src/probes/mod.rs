@@ -31,7 +31,7 @@ use serde_json::Value;
 use crate::config;
 use crate::host::Host;
 pub use crate::host::Unavailable;
-use crate::model::{KernelEvent, Metric, Sample};
+use crate::model::{Histogram, KernelEvent, Metric, Sample};
 
 /// The objects that `cargo xtask ebpf` built for a probe.
 macro_rules! objects {
@@ -196,7 +196,7 @@ pub trait Probe: Send + Sync {
     fn describe(&self, event: &KernelEvent) -> String;
 
     /// Reads what the kernel half aggregated.
-    fn sample(&self, _maps: &aya::Ebpf, _samples: &mut Vec<Sample>) {}
+    fn sample(&self, _maps: &aya::Ebpf, _samples: &mut Vec<Sample>, _histograms: &mut Vec<Histogram>) {}
 
     /// Has the kernel half look at one event in `one_in` only, so that it costs less; with 1 at all of them again. What it
     /// aggregates stays an estimate of all. Says whether the probe can do this and did.

@@ -15,7 +15,7 @@ use super::reading::{Detached, Reading};
 use super::{Attached, Control, Kernel, Refused, Row, Wanted};
 use crate::config;
 use crate::host::Host;
-use crate::model::{KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
+use crate::model::{Histogram, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
 
 /// The wait before a probe is tried again; it doubles with each try and each death up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub enum Seen {
     Event(KernelEvent),
     /// What the probes counted.
     Samples(Vec<Sample>),
+    /// The distributions that the probes counted.
+    Histograms(Vec<Histogram>),
     /// A probe came or went.
     Step(Step),
 }
@@ -186,7 +188,8 @@ impl ProbeReader {
             }
             if Instant::now() >= next_sample {
                 next_sample = Instant::now() + self.interval;
-                if !emit(Seen::Samples(self.sample(control, &mut dead))) {
+                let (samples, histograms) = self.sample(control, &mut dead);
+                if !emit(Seen::Samples(samples)) || !emit(Seen::Histograms(histograms)) {
                     return Ok(());
                 }
                 self.measure();
@@ -240,21 +243,21 @@ impl ProbeReader {
         Ok(())
     }
 
-    fn sample(&mut self, control: &Control, dead: &mut Vec<(usize, String)>) -> Vec<Sample> {
-        let mut samples = Vec::new();
+    fn sample(&mut self, control: &Control, dead: &mut Vec<(usize, String)>) -> (Vec<Sample>, Vec<Histogram>) {
+        let (mut samples, mut histograms) = (Vec::new(), Vec::new());
         for (index, slot) in self.slots.iter_mut().enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 are out of reach")]
             let values = [f64::from(u8::from(slot.reading.is_some())), slot.restarts as f64];
             samples.extend(slot.series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value }));
             let Some(reading) = &mut slot.reading else { continue };
-            match catch_unwind(AssertUnwindSafe(|| reading.sample(&self.host, self.one_in, &mut samples))) {
+            match catch_unwind(AssertUnwindSafe(|| reading.sample(&self.host, self.one_in, &mut samples, &mut histograms))) {
                 Ok(cause) => dead.extend(cause.map(|cause| (index, cause))),
                 Err(_) => dead.push((index, "sampling it panicked; please report this".to_owned())),
             }
         }
         let attached = self.slots.iter().filter_map(|slot| slot.reading.as_ref());
         control.tell_map_bytes(attached.map(|reading| reading.attached.map_bytes).sum());
-        samples
+        (samples, histograms)
     }
 
     /// Does what others want.

@@ -12,7 +12,7 @@ use super::transport::Transport;
 use super::{Attached, Facts, Probe, Row, Seen};
 use crate::config;
 use crate::host::{Host, Isolate};
-use crate::model::{KernelEvent, Kind, Labels, Metric, Sample, SeriesKey, Unit};
+use crate::model::{Histogram, KernelEvent, Kind, Labels, Metric, Sample, SeriesKey, Unit};
 
 /// How much of each second one probe may spend on finding out more about its events; further ones go on as they came, so that a
 /// flood of one kind holds up the others for no longer than this.
@@ -130,7 +130,13 @@ impl Reading {
     }
 
     /// Adds what the probe counts, and tells how it is known to be dead, where it is.
-    pub fn sample(&mut self, host: &Host, one_in: u32, samples: &mut Vec<Sample>) -> Option<String> {
+    pub fn sample(
+        &mut self,
+        host: &Host,
+        one_in: u32,
+        samples: &mut Vec<Sample>,
+        histograms: &mut Vec<Histogram>,
+    ) -> Option<String> {
         let Attached { row, ebpf, transport, counts, map_bytes, links, .. } = &self.attached;
         let [sent, limited, untracked] = [Count::Sent, Count::Limited, Count::Untracked].map(|which| counts.get(which));
         let lost = lost(counts, transport);
@@ -141,7 +147,7 @@ impl Reading {
         let ran = self.ran.into_iter().flat_map(|(seconds, runs)| [seconds, runs]);
         samples.extend(self.series.iter().zip(values.chain(ran)).map(|(series, value)| Sample { series: series.clone(), value }));
         let from = samples.len();
-        self.probe.sample(ebpf, samples);
+        self.probe.sample(ebpf, samples, histograms);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and only changes matter")]
         let aggregated = |sample: &Sample| if sample.series.metric().kind == Kind::Counter { sample.value as u64 } else { 0 };
         let aggregated: u64 = samples.get(from..).unwrap_or_default().iter().map(aggregated).fold(0, u64::wrapping_add);

@@ -173,6 +173,7 @@ fn observation_of(seen: Seen) -> Observation {
     match seen {
         Seen::Event(event) => Observation::Event(Box::new(event)),
         Seen::Samples(values) => Observation::Samples(Samples { collector: "probes", values }),
+        Seen::Histograms(histograms) => Observation::Histograms(histograms),
         Seen::Step(step) => Observation::Source(SourceState { signal: step.row.name, probed: step.source.is_some() }),
     }
 }
