@@ -5,6 +5,7 @@
 
 pub mod capabilities;
 mod collecting;
+mod endpoint;
 mod governor;
 mod lacking;
 mod log;
@@ -32,6 +33,7 @@ use crate::config::{self, Config};
 use crate::engine::{self, Engine};
 use crate::host;
 use crate::model::{Alert, Labels, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp};
+use endpoint::Endpoint;
 pub use lacking::lacking;
 pub use log::log_to_stderr;
 use outlet::Outlet;
@@ -79,6 +81,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut storing = Storing::start(&config, &mut core.engine).await?;
     let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
     let mut overhead = Overhead::new(&config);
+    let mut endpoint = Endpoint::open(&config);
     let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
@@ -106,6 +109,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
                 core.reconfigure(&new);
                 overhead.reconfigure(&new);
+                endpoint.reconfigure(&new).await;
                 if new.alerting != config.alerting {
                     let mut old = std::mem::replace(&mut outlet, Outlet::open(&new, &hostname));
                     retiring.spawn(async move { old.close(STOP).await });
@@ -128,6 +132,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
                     let mut values = own_samples(&core, &outlet, &sources, &storing);
+                    endpoint.samples(&mut values);
                     let events = overhead.look(&sources, &mut values);
                     core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
                     for event in events {
@@ -136,6 +141,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     }
                 }
             }
+            scrape = endpoint.asked() => endpoint.answer(scrape, &core.engine, host::now(), sources.interval_factor()),
             // Last, so that a flood of them keeps neither a signal nor the time from getting through.
             Some((at, observation)) = observations.recv() => core.take(at, observation, &mut screen),
         }
@@ -144,6 +150,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     }
     let deadline = Instant::now() + STOP;
     tracing::info!("stopping");
+    drop(endpoint);
     // The sources end, the engine sees all that they saw, and what it has to say is sent.
     sources.stop().await;
     core.drain(&mut observations);

@@ -113,6 +113,7 @@ impl<'a> Table<'a> {
         let kind = match metric.kind {
             Kind::Gauge => "gauge",
             Kind::Counter => "counter",
+            Kind::Histogram => "histogram",
         };
         let limit = analyzers::limit(metric.name, &Config::default().thresholds).map(|limit| limit.to_string());
         let Metric { name, help, .. } = metric;

@@ -1,3 +1,4 @@
-//! What others read of the engine's store. Readers only: nothing here changes what the engine does.
+//! What others read of what the engine holds, one file each. Readers only: nothing here changes what the engine does.
 
+pub mod prometheus;
 pub mod sqlite;

@@ -143,6 +143,11 @@ impl Sources {
         self.interval_factor.store(factor, Ordering::Relaxed);
     }
 
+    /// How many times as rarely all collectors run.
+    pub fn interval_factor(&self) -> u32 {
+        self.interval_factor.load(Ordering::Relaxed)
+    }
+
     /// What the logs lost.
     #[expect(clippy::cast_precision_loss, reason = "a count beyond 2^53 is out of reach")]
     pub fn samples(&self, into: &mut Vec<Sample>) {
