@@ -244,6 +244,9 @@ impl Probe for BlockIo {
         let Ok(map) = PerCpuHashMap::<&MapData, [u32; 2], [u64; HISTOGRAM_WORDS]>::try_from(map) else { return };
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
         for (key @ [device, operation], by_cpu) in map.iter().flatten() {
+            if self.is_gone(device) {
+                continue;
+            }
             let (mut buckets, mut sum_ns) = ([0; BUCKETS], 0_u64);
             for words in by_cpu.iter() {
                 add_buckets(&mut buckets, words);
@@ -308,6 +311,13 @@ impl BlockIo {
         let name = link.file_name().map_or(numbers, |name| name.to_string_lossy().into_owned());
         devices.insert(number, name.clone());
         name
+    }
+
+    /// Whether sysfs knew the device and does not any more: it was taken out, and the kernel half still has its histogram.
+    fn is_gone(&self, number: u32) -> bool {
+        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&number);
+        let link = || self.host.sysfs(format!("dev/block/{}:{}", number >> 20, number & 0xf_ffff));
+        known && std::fs::symlink_metadata(link()).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     }
 
     fn unseen(&self, device: u32, operation: u32) -> Seen {
@@ -432,6 +442,23 @@ mod tests {
         assert_eq!(histogram.buckets[2], (8e-6, 1));
         assert_eq!(histogram.buckets[5], (64e-6, 3));
         assert_eq!(histogram.buckets[25..], [(67.108864, 0), (f64::INFINITY, 0)]);
+    }
+
+    #[test]
+    fn a_device_is_gone_that_sysfs_knew_once() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let link = sysfs.path().join("dev/block/8:16");
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let roots = config::HostRoots { sysfs: sysfs.path().into(), ..config::HostRoots::default() };
+        let probe = BlockIo { host: Host::new(roots), slow_ms: 100.0, devices: Mutex::default(), histograms: Mutex::default() };
+        let number = 8 << 20 | 16;
+        assert_eq!(probe.device(number), "8:16");
+        assert!(!probe.is_gone(number), "nobody knows it");
+        std::os::unix::fs::symlink("../../block/sdb", &link).unwrap();
+        assert_eq!(probe.device(number), "sdb");
+        assert!(!probe.is_gone(number));
+        std::fs::remove_file(&link).unwrap();
+        assert!(probe.is_gone(number));
     }
 
     #[test]
