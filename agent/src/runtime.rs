@@ -18,6 +18,7 @@ pub mod signals;
 mod sources;
 mod stop;
 mod storing;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -45,6 +46,7 @@ use signals::Signal;
 pub use sources::LOG_LOST;
 use sources::{Positions, Sources, needs_other_sources};
 use storing::Storing;
+pub use watch::{Passing, Told, Watch};
 
 /// Observations that wait for the engine. A source that finds the queue full waits; what it misses meanwhile it counts.
 const QUEUE: usize = 1024;
@@ -59,10 +61,18 @@ type Observations = mpsc::Receiver<(Timestamp, Observation)>;
 /// # Errors
 /// The system gives no threads, no file descriptors, or the process id cannot be written where the configuration wants it.
 pub fn run(config: Config, path: &Path, probe_log: bool) -> anyhow::Result<()> {
+    block_on(serve(config, path, probe_log))
+}
+
+/// Runs a future on a runtime of this thread.
+///
+/// # Errors
+/// Those of the future; or the system gives no file descriptors.
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // SAFETY: mallopt only sets a number. Few threads allocate here, and an arena for each would cost more than it gives.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(config, path, probe_log));
+    let result = runtime.block_on(future);
     // What hangs in the kernel must not keep the process.
     runtime.shutdown_background();
     result
@@ -236,6 +246,12 @@ impl Core {
         }
     }
 
+    /// What the engine counted.
+    fn samples(&self) -> Vec<Sample> {
+        let stats = self.engine.stats();
+        self.series.iter().zip(stats.values()).map(|(series, (_, value))| Sample { series: series.clone(), value }).collect()
+    }
+
     /// Tells the engine which signals have their probe.
     fn note(&mut self, signals: &[Signal]) {
         for Signal { name, probed, .. } in signals {
@@ -250,9 +266,7 @@ fn reread(path: &Path) -> Option<Config> {
 }
 
 fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources, storing: &Storing) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    let engine = core.engine.stats();
-    samples.extend(core.series.iter().zip(engine.values()).map(|(series, (_, value))| Sample { series: series.clone(), value }));
+    let mut samples = core.samples();
     outlet.router.samples(&mut samples);
     sources.samples(&mut samples);
     storing.samples(&mut samples);
@@ -260,7 +274,7 @@ fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources, storing: &Storin
 }
 
 /// The name for alerts: the configured one, else the host's.
-fn hostname(config: &Config) -> String {
+pub fn hostname(config: &Config) -> String {
     let own = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     config.agent.hostname.clone().unwrap_or_else(own)
 }
