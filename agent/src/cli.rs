@@ -13,6 +13,18 @@ pub const DEFAULT_CONFIG: &str = "/etc/sysops-agent/config.toml";
 const EXIT_STATUS: &str = "Exit status: 0 when stopped by SIGTERM or SIGINT, 1 when the configuration is bad or the agent cannot run, \
 2 for wrong arguments. SIGHUP reads the configuration again.";
 
+const TOP_HELP: &str = "\
+It looks with collectors and probes of its own, as far as the user may, and needs no running agent; alerts are those that began since
+its start, and nobody else is told of them. Keys: q quits, p sorts processes by CPU or memory, arrows and page keys scroll.
+
+--once prints plain text for a screen of COLUMNS by LINES, else of the terminal, else of 80 by 24.
+
+--json prints one object. Its keys: version, time, watched_seconds, host, agent, signals, kernel_log_read, collectors_failing, cpu,
+memory, pressure, disks, file_systems, networks, processes (with the list top), events, alerts. The keys inside end in their unit;
+null is what this host does not tell. Keys may be added, and none is taken away or given another meaning.
+
+Exit status: 0; 1 when the configuration is bad, there is no terminal, or the terminal goes away.";
+
 /// Watches a Linux host through eBPF and /proc and sends alerts that hold the evidence.
 #[derive(Debug, Parser)]
 #[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
@@ -59,6 +71,9 @@ pub enum Command {
     /// Print what the database holds of one metric, by minute
     #[command(after_help = "Exit status: 0 when values were printed, 1 when there are none or the configuration is bad.")]
     History(History),
+    /// Show the host's state, its busiest processes, kernel events and open alerts on one screen
+    #[command(after_help = TOP_HELP)]
+    Top(Top),
 }
 
 /// Options of `history`.
@@ -90,6 +105,23 @@ pub struct Doctor {
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
     /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Configuration file; the defaults where it does not exist
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Time between two readings; file systems are read at the configuration's interval if that is longer
+    #[arg(short, long, value_name = "SECS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub interval: u32,
+    /// Print one screen as plain text after one interval, and exit
+    #[arg(long)]
+    pub once: bool,
+    /// Print the same as JSON, and exit
     #[arg(long)]
     pub json: bool,
 }

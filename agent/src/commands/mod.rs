@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod history;
 pub mod run;
+pub mod top;
 pub mod validate;
 
 use std::fmt::Display;

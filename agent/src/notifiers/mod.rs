@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub use text::escape;
+pub use text::{duration, escape, quantity};
 
 use crate::config::Config;
 use crate::model::{Alert, Severity};

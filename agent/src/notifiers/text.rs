@@ -83,7 +83,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// A number with the unit that the end of its name states.
-pub(super) fn quantity(name: &str, value: f64) -> String {
+pub fn quantity(name: &str, value: f64) -> String {
     const BINARY: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     if name.ends_with("_percent") {
         return format!("{}%", number(value));
@@ -107,7 +107,7 @@ pub(super) fn quantity(name: &str, value: f64) -> String {
 }
 
 /// The two largest units of a duration: `45s`, `5m 30s`, `3d 4h`.
-pub(super) fn duration(duration: Duration) -> String {
+pub fn duration(duration: Duration) -> String {
     let secs = duration.as_secs();
     match secs {
         0..60 => format!("{secs}s"),
