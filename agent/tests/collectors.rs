@@ -183,7 +183,7 @@ fn has_a_say(file: &str, series: &str) -> bool {
         "proc/1/net/dev" => series.contains("interface="),
         "proc/1/net/softnet_stat" => is("network_softnet_"),
         "proc/1/net/stat/nf_conntrack" => is("network_conntrack_"),
-        "proc/1/net/tcp" | "proc/1/net/tcp6" => is("network_tcp_sockets_"),
+        "proc/1/net/tcp" | "proc/1/net/tcp6" => is("network_tcp_connections"),
         "proc/1/net/snmp" | "proc/1/net/netstat" | "proc/1/net/sockstat" => is("network_") && !series.contains("interface="),
         _ => match file.split('/').collect::<Vec<_>>().as_slice() {
             ["sys", "block", device, ..] => {

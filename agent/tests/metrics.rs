@@ -63,7 +63,7 @@ fn fixture_series() -> BTreeMap<String, Vec<Labels>> {
     }
     // The goldens leave inodes out: not every file system of a developer's machine has a fixed number of them.
     let of_mounts = series["disk_usage_percent"].clone();
-    for name in ["disk_inodes_count", "disk_inode_usage_percent"] {
+    for name in ["disk_inodes", "disk_inode_usage_percent"] {
         series.insert(name.to_owned(), of_mounts.clone());
     }
     series

@@ -210,6 +210,28 @@ fn iostat_counts_the_same() {
                 said.push((series("disk_written_bytes_total"), bytes("kB_wrtn"), 1024.0));
             }
         }
+        // Means since boot; they end with the last digit that is printed.
+        let text = tool("iostat -d -x -k");
+        let header: Vec<&str> = text.lines().find(|line| line.starts_with("Device")).unwrap().split_whitespace().collect();
+        let place = |name: &str| header.iter().position(|known| *known == name).unwrap();
+        let uptime = numbers(&std::fs::read_to_string("/proc/uptime").unwrap())[0];
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let series = |name: &str| format!("{name}{{device=\"{}\"}}", words[0]);
+            if words.len() != header.len() || !ours.contains_key(&series("disk_reads_total")) {
+                continue;
+            }
+            let mean = |name: &str| words[place(name)].parse::<f64>().unwrap();
+            for (count, time, wait) in
+                [("disk_reads_total", "disk_read_seconds_total", "r_await"), ("disk_writes_total", "disk_write_seconds_total", "w_await")]
+            {
+                let count = ours[&series(count)];
+                said.push((series(time), count * mean(wait) / 1e3, count * 0.0051 / 1e3));
+            }
+            said.push((series("disk_reads_merged_total"), mean("rrqm/s") * uptime, 0.0051 * uptime));
+            said.push((series("disk_writes_merged_total"), mean("wrqm/s") * uptime, 0.0051 * uptime));
+            said.push((series("disk_busy_seconds_total"), mean("%util") / 100.0 * uptime, 0.0051 / 100.0 * uptime));
+        }
         said
     });
 }
@@ -271,15 +293,15 @@ fn ss_sees_the_same_sockets() {
         let after = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1].parse::<f64>().unwrap();
         let total = numbers(text.lines().find(|line| line.starts_with("Total:")).unwrap())[0];
         let mut said = vec![
-            ("network_sockets_used_count".to_owned(), total, 0.0),
-            (r#"network_tcp_connections_count{state="established"}"#.to_owned(), after("estab"), 0.0),
-            (r#"network_tcp_connections_count{state="time_wait"}"#.to_owned(), after("timewait"), 0.0),
-            ("network_tcp_orphans_count".to_owned(), after("orphaned"), 0.0),
+            ("network_sockets_used".to_owned(), total, 0.0),
+            (r#"network_tcp_established"#.to_owned(), after("estab"), 0.0),
+            (r#"network_tcp_time_wait"#.to_owned(), after("timewait"), 0.0),
+            ("network_tcp_orphans".to_owned(), after("orphaned"), 0.0),
         ];
         let sockets = tool("ss -t -a -n -H");
         for (state, name) in [("listen", "LISTEN"), ("close_wait", "CLOSE-WAIT"), ("syn_sent", "SYN-SENT")] {
             let count = sockets.lines().filter(|line| line.split_whitespace().next() == Some(name)).count();
-            said.push((format!("network_tcp_sockets_count{{state=\"{state}\"}}"), count as f64, 0.0));
+            said.push((format!("network_tcp_connections{{state=\"{state}\"}}"), count as f64, 0.0));
         }
         said
     });
@@ -301,12 +323,12 @@ fn ps_sees_the_same_processes() {
         // The kernel keeps resident pages by processor and adds them up for some files and not for others.
         let unsettled = 4.0 * 1024.0 * 1024.0;
         let mut said = vec![
-            ("process_count".to_owned(), count, 0.0),
-            ("process_all_threads_count".to_owned(), threads, 0.0),
-            ("process_zombies_count".to_owned(), in_state('Z'), 0.0),
-            ("process_uninterruptible_count".to_owned(), in_state('D'), 0.0),
+            ("process_pids".to_owned(), count, 0.0),
+            ("process_all_threads".to_owned(), threads, 0.0),
+            ("process_zombies".to_owned(), in_state('Z'), 0.0),
+            ("process_uninterruptible".to_owned(), in_state('D'), 0.0),
             ("agent_rss_bytes".to_owned(), me[0] * 1024.0, unsettled),
-            ("agent_threads_count".to_owned(), me[1], 0.0),
+            ("agent_threads".to_owned(), me[1], 0.0),
         ];
         // The largest is surely not one of those that come and go.
         let largest = ours.iter().filter(|(series, _)| series.starts_with("process_rss_bytes")).max_by(|a, b| a.1.total_cmp(b.1));

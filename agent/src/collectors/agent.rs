@@ -21,7 +21,7 @@ metrics! {
     counter CPU_TIME: Seconds = "agent_cpu_seconds_total", "Processor time that the agent took (clock_getres(2)).";
     gauge CPU: Percent = "agent_cpu_percent", "Processor time that the agent took, by time; 100 is one core.";
     gauge RSS: Bytes = "agent_rss_bytes", "Resident memory of the agent (/proc/self/stat).";
-    gauge THREADS: Count = "agent_threads_count", "Threads of the agent (/proc/self/stat).";
+    gauge THREADS: Count = "agent_threads", "Threads of the agent (/proc/self/stat).";
 }
 
 struct Agent {

@@ -27,12 +27,12 @@ metrics! {
     gauge IRQ: Percent = "cpu_irq_percent", "Share of time in hardware interrupts (/proc/stat).";
     gauge SOFTIRQ: Percent = "cpu_softirq_percent", "Share of time in softirqs (/proc/stat).";
     gauge STEAL: Percent = "cpu_steal_percent", "Share of time that the hypervisor gave to other guests (/proc/stat).";
-    gauge ONLINE: Count = "cpu_online_count", "Logical processors that are online (/proc/stat).";
+    gauge ONLINE: Count = "cpu_processors_online", "Logical processors that are online (/proc/stat).";
     counter CONTEXT_SWITCHES: Count = "cpu_context_switches_total", "Context switches since boot (/proc/stat ctxt).";
     counter INTERRUPTS: Count = "cpu_interrupts_total", "Interrupts serviced since boot (/proc/stat intr).";
     counter FORKS: Count = "cpu_forks_total", "Processes and threads created since boot (/proc/stat processes).";
-    gauge RUNNING: Count = "cpu_running_count", "Tasks that are running or ready to run (/proc/stat procs_running).";
-    gauge BLOCKED: Count = "cpu_blocked_count", "Tasks that wait for I/O to complete (/proc/stat procs_blocked).";
+    gauge RUNNING: Count = "cpu_tasks_running", "Tasks that are running or ready to run (/proc/stat procs_running).";
+    gauge BLOCKED: Count = "cpu_tasks_blocked", "Tasks that wait for I/O to complete (/proc/stat procs_blocked).";
     gauge LOAD_1: Count = "cpu_load_1m", "Load average over one minute (/proc/loadavg).";
     gauge LOAD_5: Count = "cpu_load_5m", "Load average over five minutes (/proc/loadavg).";
     gauge LOAD_15: Count = "cpu_load_15m", "Load average over fifteen minutes (/proc/loadavg).";

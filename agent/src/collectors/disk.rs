@@ -29,7 +29,7 @@ metrics! {
     gauge USED: Bytes = "disk_used_bytes", "Space in use (statvfs f_blocks less f_bfree).";
     gauge AVAILABLE: Bytes = "disk_available_bytes", "Space that unprivileged users can still take (statvfs f_bavail).";
     gauge USAGE: Percent = "disk_usage_percent", "Space used, by what is used and available together, as df shows it.";
-    gauge INODES: Count = "disk_inodes_count", "Inodes of the file system; absent where it has no fixed number (statvfs f_files).";
+    gauge INODES: Count = "disk_inodes", "Inodes of the file system; absent where it has no fixed number (statvfs f_files).";
     gauge INODE_USAGE: Percent = "disk_inode_usage_percent",
         "Inodes in use; absent where the file system has no fixed number (statvfs).";
     gauge READ_ONLY: Boolean = "disk_read_only",

@@ -30,14 +30,16 @@ metrics! {
     counter WRITTEN: Bytes = "disk_written_bytes_total", "Bytes written since boot (/proc/diskstats).";
     counter READS: Count = "disk_reads_total", "Reads completed since boot (/proc/diskstats).";
     counter WRITES: Count = "disk_writes_total", "Writes completed since boot (/proc/diskstats).";
+    counter READS_MERGED: Count = "disk_reads_merged_total", "Reads that became part of another since boot (/proc/diskstats).";
+    counter WRITES_MERGED: Count = "disk_writes_merged_total", "Writes that became part of another since boot (/proc/diskstats).";
     counter READ_TIME: Seconds = "disk_read_seconds_total", "Time that all reads took together (/proc/diskstats).";
     counter WRITE_TIME: Seconds = "disk_write_seconds_total", "Time that all writes took together (/proc/diskstats).";
     counter BUSY: Seconds = "disk_busy_seconds_total", "Time during which requests were in flight (/proc/diskstats io_ticks).";
-    gauge IN_FLIGHT: Count = "disk_in_flight_count", "Requests in flight at this moment (/proc/diskstats).";
+    gauge IN_FLIGHT: Count = "disk_requests_in_flight", "Requests in flight at this moment (/proc/diskstats).";
     gauge UTILIZATION: Percent = "disk_utilization_percent",
         "Share of time during which requests were in flight, as %util of iostat.";
     gauge QUEUE: Count = "disk_queue_length", "Requests in flight on average, as aqu-sz of iostat.";
-    gauge AWAIT: Milliseconds = "disk_await_milliseconds",
+    gauge AWAIT: Seconds = "disk_await_seconds",
         "Mean time of the reads and writes that completed, waiting included, as await of iostat; absent when there were none.";
 }
 
@@ -60,7 +62,7 @@ struct Device {
     completed: Counters<4>,
     /// Milliseconds with requests in flight, and the same weighted by their number. 32 bits wide, so they wrap.
     busy: Counters<2>,
-    series: [SeriesKey; 11],
+    series: [SeriesKey; 13],
 }
 
 impl DiskIo {
@@ -97,8 +99,21 @@ impl Collector for DiskIo {
 
 impl Device {
     fn new(name: &[u8]) -> Self {
-        let metrics =
-            [&READ, &WRITTEN, &READS, &WRITES, &READ_TIME, &WRITE_TIME, &BUSY, &IN_FLIGHT, &UTILIZATION, &QUEUE, &AWAIT];
+        let metrics = [
+            &READ,
+            &WRITTEN,
+            &READS,
+            &WRITES,
+            &READS_MERGED,
+            &WRITES_MERGED,
+            &READ_TIME,
+            &WRITE_TIME,
+            &BUSY,
+            &IN_FLIGHT,
+            &UTILIZATION,
+            &QUEUE,
+            &AWAIT,
+        ];
         Self {
             completed: Counters::default(),
             busy: Counters::default(),
@@ -107,11 +122,27 @@ impl Device {
     }
 
     fn emit(&mut self, batch: &mut Batch, stats: &Stats) {
-        let [read, written, reads, writes, read_time, write_time, busy, in_flight, utilization, queue, wait] = &self.series;
+        let [
+            read,
+            written,
+            reads,
+            writes,
+            reads_merged,
+            writes_merged,
+            read_time,
+            write_time,
+            busy,
+            in_flight,
+            utilization,
+            queue,
+            wait,
+        ] = &self.series;
         batch.push_count(read, stats.sectors_read.saturating_mul(SECTOR));
         batch.push_count(written, stats.sectors_written.saturating_mul(SECTOR));
         batch.push_count(reads, stats.reads);
         batch.push_count(writes, stats.writes);
+        batch.push_count(reads_merged, stats.reads_merged);
+        batch.push_count(writes_merged, stats.writes_merged);
         batch.push(read_time, stats.read_millis as f64 / 1e3);
         batch.push(write_time, stats.write_millis as f64 / 1e3);
         batch.push(busy, stats.busy_millis as f64 / 1e3);
@@ -127,7 +158,7 @@ impl Device {
         if let Some(growth) = self.completed.advance(batch.at(), completed) {
             let [reads, writes, read_millis, write_millis] = growth.by.map(|by| by as f64);
             if reads + writes > 0.0 {
-                batch.push(wait, (read_millis + write_millis) / (reads + writes));
+                batch.push(wait, (read_millis + write_millis) / (reads + writes) / 1e3);
             }
         }
     }
@@ -144,9 +175,11 @@ fn is_whole_device(host: &Host, name: &[u8]) -> bool {
 #[derive(Debug, PartialEq)]
 struct Stats {
     reads: u64,
+    reads_merged: u64,
     sectors_read: u64,
     read_millis: u64,
     writes: u64,
+    writes_merged: u64,
     sectors_written: u64,
     write_millis: u64,
     in_flight: u64,
@@ -160,13 +193,15 @@ fn parse_line(line: &[u8]) -> Result<(&[u8], Stats, Work), Expected> {
     rest.numbers::<2>().ok_or("a major and a minor number")?;
     let name = rest.next().ok_or("the name of a device")?;
     let numbers = rest.numbers().ok_or("eleven numbers")?;
-    let [reads, _, sectors_read, read_millis, writes, _, sectors_written, write_millis, in_flight, busy_millis, weighted_millis] =
+    let [reads, reads_merged, sectors_read, read_millis, writes, writes_merged, sectors_written, write_millis, in_flight, busy_millis, weighted_millis] =
         numbers;
     let stats = Stats {
         reads,
+        reads_merged,
         sectors_read,
         read_millis,
         writes,
+        writes_merged,
         sectors_written,
         write_millis,
         in_flight,
@@ -223,7 +258,7 @@ mod tests {
         let value = |name| batch.samples.iter().find(|sample| sample.series.metric().name == name).map(|sample| sample.value);
         assert_eq!(value("disk_utilization_percent"), Some(25.0));
         assert_eq!(value("disk_queue_length"), Some(2.0));
-        assert_eq!(value("disk_await_milliseconds"), Some(5.0));
+        assert_eq!(value("disk_await_seconds"), Some(0.005));
     }
 
     #[test]
@@ -239,7 +274,7 @@ mod tests {
         let has = |name| batch.samples.iter().any(|sample| sample.series.metric().name == name);
         assert!(!has("disk_utilization_percent"));
         assert!(!has("disk_queue_length"));
-        assert!(has("disk_await_milliseconds"), "the others go on");
+        assert!(has("disk_await_seconds"), "the others go on");
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub const ROW: Row = Row {
 };
 
 metrics! {
-    gauge USED: Count = "fd_used_count", "Open file handles (/proc/sys/fs/file-nr).";
-    gauge MAX: Count = "fd_max_count", "Most file handles that may be open (/proc/sys/fs/file-nr, fs.file-max).";
+    gauge USED: Count = "fd_used", "Open file handles (/proc/sys/fs/file-nr).";
+    gauge MAX: Count = "fd_max", "Most file handles that may be open (/proc/sys/fs/file-nr, fs.file-max).";
     gauge USAGE: Percent = "fd_usage_percent", "Open file handles by the most that may be open.";
 }
 

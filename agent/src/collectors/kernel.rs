@@ -18,12 +18,12 @@ pub const ROW: Row = Row {
 
 metrics! {
     gauge UPTIME: Seconds = "kernel_uptime_seconds", "Time since boot, suspension included (/proc/uptime).";
-    gauge ENTROPY: Count = "kernel_entropy_bits", "Entropy of the random pool (/proc/sys/kernel/random/entropy_avail).";
+    gauge ENTROPY: Count = "kernel_entropy_available", "Entropy of the random pool (/proc/sys/kernel/random/entropy_avail).";
     counter OOM_KILLS: Count = "kernel_oom_kills_total",
         "Processes that the OOM killer killed since boot; absent before 4.13 (/proc/vmstat oom_kill).";
     counter HUNG_TASKS: Count = "kernel_hung_tasks_total",
         "Hung tasks that the kernel detected since boot; absent before 6.13 (/proc/sys/kernel/hung_task_detect_count).";
-    gauge HUNG_TASK_WARNINGS: Count = "kernel_hung_task_warnings_count",
+    gauge HUNG_TASK_WARNINGS: Count = "kernel_hung_task_warnings",
         "Hung tasks that the kernel will still log; -1 for all of them (/proc/sys/kernel/hung_task_warnings).";
     gauge CLOCK_SYNCHRONIZED: Boolean = "kernel_clock_synchronized",
         "Whether a daemon keeps the system clock synchronized (adjtimex(2) STA_UNSYNC).";

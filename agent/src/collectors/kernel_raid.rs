@@ -24,13 +24,13 @@ pub const ROW: Row = Row {
 metrics! {
     gauge ACTIVE: Boolean = "kernel_raid_active",
         "Whether the array is running (/sys/block/md*/md/array_state, Documentation/admin-guide/md.rst).";
-    gauge DISKS: Count = "kernel_raid_disks_count",
+    gauge DISKS: Count = "kernel_raid_disks",
         "Disks that the array has when it is whole, without spares (/sys/block/md*/md/raid_disks, Documentation/admin-guide/md.rst).";
-    gauge DEGRADED: Count = "kernel_raid_degraded_count",
+    gauge DEGRADED: Count = "kernel_raid_disks_missing",
         "Disks that the array lacks; absent for levels without redundancy (/sys/block/md*/md/degraded, Documentation/admin-guide/md.rst).";
     gauge SYNC: Percent = "kernel_raid_sync_percent",
         "How far a resync, recovery, check, repair or reshape is; absent while there is none (/sys/block/md*/md/sync_completed, Documentation/admin-guide/md.rst).";
-    gauge MISMATCHES: Count = "kernel_raid_mismatches_count",
+    gauge MISMATCHES: Count = "kernel_raid_mismatched_sectors",
         "Sectors that the last check or repair found different (/sys/block/md*/md/mismatch_cnt, Documentation/admin-guide/md.rst).";
 }
 

@@ -63,7 +63,7 @@ metrics! {
         "Pages taken out of use because the hardware reported them as bad (/proc/meminfo HardwareCorrupted).";
     gauge HUGE_ANONYMOUS: Bytes = "memory_huge_anonymous_bytes",
         "Memory of processes in transparent huge pages (/proc/meminfo AnonHugePages, Documentation/admin-guide/mm/transhuge.rst).";
-    gauge HUGE_PAGES: Count = "memory_huge_pages_count",
+    gauge HUGE_PAGES: Count = "memory_huge_pages",
         "Huge pages of the default size in the pool, those of them that are free or promised (reserved), and those beyond the pool (surplus) (/proc/meminfo, Documentation/admin-guide/mm/hugetlbpage.rst).";
     gauge HUGE_PAGE_SIZE: Bytes = "memory_huge_page_size_bytes",
         "Default size of a huge page (/proc/meminfo Hugepagesize, Documentation/admin-guide/mm/hugetlbpage.rst).";

@@ -48,11 +48,11 @@ metrics! {
         "Connections refused because the queue of a listener was full (/proc/net/netstat ListenOverflows).";
     counter LISTEN_DROPS: Count = "network_tcp_listen_drops_total",
         "Connections refused by listeners for any reason (/proc/net/netstat ListenDrops).";
-    gauge CONNECTIONS: Count = "network_tcp_connections_count",
-        "TCP connections by state: established with CLOSE-WAIT (/proc/net/snmp CurrEstab), time_wait (/proc/net/sockstat tw).";
-    gauge ORPHANS: Count = "network_tcp_orphans_count", "TCP sockets that no process holds (/proc/net/sockstat).";
+    gauge ESTABLISHED: Count = "network_tcp_established", "TCP connections in ESTABLISHED or CLOSE-WAIT (/proc/net/snmp CurrEstab).";
+    gauge TIME_WAIT: Count = "network_tcp_time_wait", "TCP connections in TIME-WAIT (/proc/net/sockstat tw).";
+    gauge ORPHANS: Count = "network_tcp_orphans", "TCP sockets that no process holds (/proc/net/sockstat).";
     gauge TCP_MEMORY: Bytes = "network_tcp_memory_bytes", "Memory in buffers of TCP sockets (/proc/net/sockstat mem).";
-    gauge SOCKETS: Count = "network_sockets_used_count", "Sockets of all kinds (/proc/net/sockstat).";
+    gauge SOCKETS: Count = "network_sockets_used", "Sockets of all kinds (/proc/net/sockstat).";
 }
 
 /// Fewer packets than this in an interval make no ratio: one drop among three would be a third.
@@ -139,7 +139,6 @@ impl Interface {
 
 impl Network {
     fn new(host: &Host, burst: u32) -> Self {
-        let connections = |state| SeriesKey::new(&CONNECTIONS, Labels::new().with("state", state));
         Self {
             host: host.clone(),
             dev: ProcFile::new(host.procfs_of_init("net/dev")),
@@ -154,10 +153,10 @@ impl Network {
                 (b"OutSegs", plain(&SEGMENTS_OUT)),
                 (b"ActiveOpens", plain(&ACTIVE_OPENS)),
                 (b"PassiveOpens", plain(&PASSIVE_OPENS)),
-                (b"CurrEstab", connections("established")),
+                (b"CurrEstab", plain(&ESTABLISHED)),
             ],
             tcp_ext: [(b"ListenOverflows", plain(&LISTEN_OVERFLOWS)), (b"ListenDrops", plain(&LISTEN_DROPS))],
-            sockets: [plain(&SOCKETS), plain(&ORPHANS), connections("time_wait"), plain(&TCP_MEMORY)],
+            sockets: [plain(&SOCKETS), plain(&ORPHANS), plain(&TIME_WAIT), plain(&TCP_MEMORY)],
             retransmits: Retransmits::new(host, burst),
         }
     }

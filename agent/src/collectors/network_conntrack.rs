@@ -18,9 +18,9 @@ pub const ROW: Row = Row {
 };
 
 metrics! {
-    gauge TRACKED: Count = "network_conntrack_count",
+    gauge TRACKED: Count = "network_conntrack_entries",
         "Connections that netfilter tracks (nf_conntrack_count, Documentation/networking/nf_conntrack-sysctl.rst).";
-    gauge MAX: Count = "network_conntrack_max_count",
+    gauge MAX: Count = "network_conntrack_entries_limit",
         "Most connections that netfilter tracks (nf_conntrack_max, Documentation/networking/nf_conntrack-sysctl.rst).";
     gauge USAGE: Percent = "network_conntrack_usage_percent", "Tracked connections by the most that netfilter tracks.";
     counter DROPS: Count = "network_conntrack_drops_total",

@@ -19,8 +19,8 @@ pub const ROW: Row = Row {
 };
 
 metrics! {
-    gauge SOCKETS: Count = "network_tcp_sockets_count",
-        "TCP sockets by state, but for those established or in TIME-WAIT; up to 200,000 are counted (tcp(7), sock_diag(7)).";
+    gauge SOCKETS: Count = "network_tcp_connections",
+        "TCP sockets by state, except ESTABLISHED and TIME-WAIT, which the kernel counts; up to 200,000 are walked (tcp(7), sock_diag(7)).";
 }
 
 /// Sockets are walked, which is not done more often than this.

@@ -166,7 +166,7 @@ fn nothing_is_expected_of_a_log_that_lost_records() {
 #[test]
 fn hung_tasks_are_expected_in_the_log_while_the_kernel_logs_them() {
     static WARNINGS: sysops_agent::model::Metric =
-        sysops_agent::model::Metric::gauge("kernel_hung_task_warnings_count", sysops_agent::model::Unit::Count, "Left.");
+        sysops_agent::model::Metric::gauge("kernel_hung_task_warnings", sysops_agent::model::Unit::Count, "Left.");
     for (left, events, disputed) in [(None, 1, 0), (Some(-1.0), 3, 3), (Some(0.0), 1, 0), (Some(2.0), 3, 2)] {
         let mut host = watched(&["hung_task", "kmsg"]);
         if let Some(left) = left {

@@ -118,7 +118,7 @@ pub fn busy(names: &Names) -> State {
         state.collect(
             "cpu",
             &[
-                ("cpu_online_count", &[], 8.0),
+                ("cpu_processors_online", &[], 8.0),
                 ("cpu_usage_percent", &[("core", "all")], 84.2),
                 ("cpu_usage_percent", &[("core", "0")], 12.0),
                 ("cpu_user_percent", &[("core", "all")], 60.1),
@@ -127,8 +127,8 @@ pub fn busy(names: &Names) -> State {
                 ("cpu_irq_percent", &[("core", "all")], 0.2),
                 ("cpu_softirq_percent", &[("core", "all")], 0.3),
                 ("cpu_steal_percent", &[("core", "all")], 1.5),
-                ("cpu_running_count", &[], 11.0),
-                ("cpu_blocked_count", &[], 2.0),
+                ("cpu_tasks_running", &[], 11.0),
+                ("cpu_tasks_blocked", &[], 2.0),
                 ("cpu_load_1m", &[], 11.52),
                 ("cpu_load_5m", &[], 7.9),
                 ("cpu_load_15m", &[], 4.333),
@@ -166,7 +166,7 @@ pub fn busy(names: &Names) -> State {
                 ("disk_read_bytes_total", &device, 1e9 + n * 25_165_824.0),
                 ("disk_written_bytes_total", &device, 1e9 + n * 200_000.0),
                 ("disk_utilization_percent", &device, 97.0),
-                ("disk_await_milliseconds", &device, 14.5),
+                ("disk_await_seconds", &device, 0.0145),
                 // It was reset: no rate can be told.
                 ("disk_read_bytes_total", &idle, 500.0 - n),
                 ("disk_utilization_percent", &idle, 0.0),
@@ -201,18 +201,18 @@ pub fn busy(names: &Names) -> State {
                 processes.push(("process_cpu_percent", labels.as_slice(), cpu));
             }
             processes.push(("process_rss_bytes", labels, rss));
-            processes.push(("process_threads_count", labels, threads));
+            processes.push(("process_threads", labels, threads));
         }
-        processes.push(("process_fds_count", &labels[0], 1021.0));
+        processes.push(("process_open_fds", &labels[0], 1021.0));
         let gone = [("pid", "4711"), ("comm", "gone")];
         if run == 0 {
             processes.push(("process_rss_bytes", &gone, 1e9));
         }
         let totals = [
-            ("process_count", 231.0),
-            ("process_all_threads_count", 902.0),
-            ("process_zombies_count", 1.0),
-            ("process_uninterruptible_count", 2.0),
+            ("process_pids", 231.0),
+            ("process_all_threads", 902.0),
+            ("process_zombies", 1.0),
+            ("process_uninterruptible", 2.0),
         ];
         processes.extend(totals.map(|(name, value)| (name, &[] as &[_], value)));
         state.collect("process", &processes);

@@ -42,8 +42,8 @@ metrics! {
         "Periods in which the cgroup had used up its time and was stopped (cpu.stat nr_throttled, Documentation/scheduler/sched-bwc.rst).";
     counter CPU_THROTTLED: Seconds = "cgroup_cpu_throttled_seconds_total",
         "Time that the cgroup's runnable tasks were stopped, by processor (cpu.stat throttled_usec; v1 throttled_time).";
-    gauge PIDS: Count = "cgroup_pids_count", "Tasks in the cgroup and those below it (pids.current).";
-    gauge PIDS_LIMIT: Count = "cgroup_pids_limit_count", "Most tasks that the cgroup may have (pids.max).";
+    gauge PIDS: Count = "cgroup_pids", "Tasks in the cgroup and those below it (pids.current).";
+    gauge PIDS_LIMIT: Count = "cgroup_pids_limit", "Most tasks that the cgroup may have (pids.max).";
     gauge PIDS_USAGE: Percent = "cgroup_pids_usage_percent", "Tasks by the most that the cgroup may have (pids.max).";
     counter PIDS_REFUSED: Count = "cgroup_pids_refused_total",
         "How often a fork failed because of the limit; absent before 4.8 (pids.events max).";

@@ -40,15 +40,15 @@ pub const ROW: Row = Row {
 };
 
 metrics! {
-    gauge COUNT: Count = "process_count", "Processes, threads of the kernel included (/proc).";
-    gauge THREAD_COUNT: Count = "process_all_threads_count", "Threads of all processes (/proc/PID/stat).";
-    gauge ZOMBIES: Count = "process_zombies_count", "Processes that ended and were not waited for (/proc/PID/stat, state Z).";
-    gauge BLOCKED: Count = "process_uninterruptible_count",
+    gauge COUNT: Count = "process_pids", "Processes, threads of the kernel included (/proc).";
+    gauge THREAD_COUNT: Count = "process_all_threads", "Threads of all processes (/proc/PID/stat).";
+    gauge ZOMBIES: Count = "process_zombies", "Processes that ended and were not waited for (/proc/PID/stat, state Z).";
+    gauge BLOCKED: Count = "process_uninterruptible",
         "Processes whose main thread is in uninterruptible sleep (/proc/PID/stat, state D).";
     gauge CPU: Percent = "process_cpu_percent", "Processor time of the process by time; 100 is one core (/proc/PID/stat).";
     gauge RSS: Bytes = "process_rss_bytes", "Resident memory of the process (/proc/PID/stat).";
-    gauge THREADS: Count = "process_threads_count", "Threads of the process (/proc/PID/stat).";
-    gauge FDS: Count = "process_fds_count", "Descriptors that the process has open (/proc/PID/fd).";
+    gauge THREADS: Count = "process_threads", "Threads of the process (/proc/PID/stat).";
+    gauge FDS: Count = "process_open_fds", "Descriptors that the process has open (/proc/PID/fd).";
     gauge FD_USAGE: Percent = "process_fd_usage_percent",
         "Descriptors that the process has open, by its soft limit of them (/proc/PID/fd, /proc/PID/limits).";
 }
@@ -357,9 +357,9 @@ mod tests {
             let mut batch = Batch::new(start + Duration::from_secs(secs));
             collector.collect(&mut batch).unwrap();
             let total = |name| batch.samples.iter().find(|sample| sample.series.metric().name == name).unwrap().value;
-            assert_eq!((total("process_count"), total("process_all_threads_count")), (all, all));
+            assert_eq!((total("process_pids"), total("process_all_threads")), (all, all));
             let cpu = values(&batch, "process_cpu_percent").into_iter().find(|(pid, _)| *pid == 5);
-            (total("process_uninterruptible_count"), cpu)
+            (total("process_uninterruptible"), cpu)
         };
         for secs in 0..2 {
             run(secs);

@@ -27,7 +27,7 @@ impl View {
                 name: at.hostname.clone(),
                 kernel: at.kernel.clone(),
                 uptime_seconds: latest.one("kernel_uptime_seconds"),
-                cores: latest.count("cpu_online_count"),
+                cores: latest.count("cpu_processors_online"),
                 load: ["cpu_load_1m", "cpu_load_5m", "cpu_load_15m"].map(|name| latest.one(name)),
             },
             agent: Cost {
@@ -140,8 +140,8 @@ fn cpu(latest: &Latest<'_>) -> Cpu {
         irq_percent: share("cpu_irq_percent"),
         softirq_percent: share("cpu_softirq_percent"),
         steal_percent: share("cpu_steal_percent"),
-        running: latest.count("cpu_running_count"),
-        blocked: latest.count("cpu_blocked_count"),
+        running: latest.count("cpu_tasks_running"),
+        blocked: latest.count("cpu_tasks_blocked"),
     }
 }
 
@@ -175,13 +175,13 @@ fn pressure(latest: &Latest<'_>) -> Vec<Pressure> {
 }
 
 fn disks(latest: &Latest<'_>) -> Vec<Disk> {
-    let metrics = ["disk_read_bytes_total", "disk_written_bytes_total", "disk_utilization_percent", "disk_await_milliseconds"];
-    let disk = |(device, [read, written, utilization_percent, await_milliseconds]): (&str, [Option<f64>; 4])| Disk {
+    let metrics = ["disk_read_bytes_total", "disk_written_bytes_total", "disk_utilization_percent", "disk_await_seconds"];
+    let disk = |(device, [read, written, utilization_percent, await_seconds]): (&str, [Option<f64>; 4])| Disk {
         device: device.to_owned(),
         read_bytes_per_second: read,
         written_bytes_per_second: written,
         utilization_percent,
-        await_milliseconds,
+        await_seconds,
     };
     let mut disks: Vec<Disk> = latest.table("device", metrics).into_iter().map(disk).collect();
     let busy = |disk: &Disk| {
@@ -221,7 +221,7 @@ fn networks(latest: &Latest<'_>) -> Vec<Interface> {
 }
 
 fn processes(latest: &Latest<'_>) -> Processes {
-    let metrics = ["process_cpu_percent", "process_rss_bytes", "process_threads_count", "process_fds_count"];
+    let metrics = ["process_cpu_percent", "process_rss_bytes", "process_threads", "process_open_fds"];
     let mut found: BTreeMap<u64, Process> = BTreeMap::new();
     for metric in metrics {
         for (_, key, value) in latest.all(metric) {
@@ -232,7 +232,7 @@ fn processes(latest: &Latest<'_>) -> Processes {
             match metric {
                 "process_cpu_percent" => process.cpu_percent = Some(*value),
                 "process_rss_bytes" => process.rss_bytes = Some(whole(*value)),
-                "process_threads_count" => process.threads = Some(whole(*value)),
+                "process_threads" => process.threads = Some(whole(*value)),
                 _ => process.fds = Some(whole(*value)),
             }
         }
@@ -240,10 +240,10 @@ fn processes(latest: &Latest<'_>) -> Processes {
     let mut top: Vec<Process> = found.into_values().collect();
     sort(&mut top, Sort::Cpu);
     Processes {
-        count: latest.count("process_count"),
-        threads: latest.count("process_all_threads_count"),
-        zombies: latest.count("process_zombies_count"),
-        uninterruptible: latest.count("process_uninterruptible_count"),
+        count: latest.count("process_pids"),
+        threads: latest.count("process_all_threads"),
+        zombies: latest.count("process_zombies"),
+        uninterruptible: latest.count("process_uninterruptible"),
         top,
     }
 }

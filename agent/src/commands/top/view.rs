@@ -174,7 +174,7 @@ pub struct Disk {
     /// Share of time with requests in flight.
     pub utilization_percent: Option<f64>,
     /// Mean time of a request.
-    pub await_milliseconds: Option<f64>,
+    pub await_seconds: Option<f64>,
 }
 
 /// A mounted file system.

@@ -17,7 +17,7 @@ const RATE: (usize, Duration) = (10, Duration::from_secs(5));
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `hung_task_warnings`: how many more hung tasks the kernel will log; -1 for all.
-const WARNINGS: &str = "kernel_hung_task_warnings_count";
+const WARNINGS: &str = "kernel_hung_task_warnings";
 /// Records of the log that were lost.
 const LOST: &str = "agent_log_records_lost_total";
 
