@@ -222,9 +222,10 @@ fn iostat_counts_the_same() {
                 continue;
             }
             let mean = |name: &str| words[place(name)].parse::<f64>().unwrap();
-            for (count, time, wait) in
-                [("disk_reads_total", "disk_read_seconds_total", "r_await"), ("disk_writes_total", "disk_write_seconds_total", "w_await")]
-            {
+            for (count, time, wait) in [
+                ("disk_reads_total", "disk_read_seconds_total", "r_await"),
+                ("disk_writes_total", "disk_write_seconds_total", "w_await"),
+            ] {
                 let count = ours[&series(count)];
                 said.push((series(time), count * mean(wait) / 1e3, count * 0.0051 / 1e3));
             }

@@ -193,8 +193,19 @@ fn parse_line(line: &[u8]) -> Result<(&[u8], Stats, Work), Expected> {
     rest.numbers::<2>().ok_or("a major and a minor number")?;
     let name = rest.next().ok_or("the name of a device")?;
     let numbers = rest.numbers().ok_or("eleven numbers")?;
-    let [reads, reads_merged, sectors_read, read_millis, writes, writes_merged, sectors_written, write_millis, in_flight, busy_millis, weighted_millis] =
-        numbers;
+    let [
+        reads,
+        reads_merged,
+        sectors_read,
+        read_millis,
+        writes,
+        writes_merged,
+        sectors_written,
+        write_millis,
+        in_flight,
+        busy_millis,
+        weighted_millis,
+    ] = numbers;
     let stats = Stats {
         reads,
         reads_merged,

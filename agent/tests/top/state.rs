@@ -208,12 +208,8 @@ pub fn busy(names: &Names) -> State {
         if run == 0 {
             processes.push(("process_rss_bytes", &gone, 1e9));
         }
-        let totals = [
-            ("process_pids", 231.0),
-            ("process_all_threads", 902.0),
-            ("process_zombies", 1.0),
-            ("process_uninterruptible", 2.0),
-        ];
+        let totals =
+            [("process_pids", 231.0), ("process_all_threads", 902.0), ("process_zombies", 1.0), ("process_uninterruptible", 2.0)];
         processes.extend(totals.map(|(name, value)| (name, &[] as &[_], value)));
         state.collect("process", &processes);
         state.collect("agent", &[("agent_cpu_percent", &[], 0.62), ("agent_rss_bytes", &[], 14_680_064.0)]);
