@@ -33,11 +33,12 @@ use tokio::time::MissedTickBehavior;
 use crate::config::{self, Config};
 use crate::engine::{self, Engine};
 use crate::host;
-use crate::model::{Alert, Labels, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp};
+use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKey, SourceState, Timestamp, Unit};
 use endpoint::Endpoint;
 pub use lacking::lacking;
 pub use log::log_to_stderr;
 use outlet::Outlet;
+pub use overhead::METRICS as OVERHEAD_METRICS;
 use overhead::Overhead;
 pub use privileges::{avoid_oom_killer, shed as shed_privileges};
 use screen::Screen;
@@ -91,6 +92,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut storing = Storing::start(&config, &mut core.engine).await?;
     let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
     let mut overhead = Overhead::new(&config);
+    let queued = SeriesKey::new(&QUEUED, Labels::new());
     let mut endpoint = Endpoint::open(&config);
     let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
@@ -142,6 +144,8 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
                     let mut values = own_samples(&core, &outlet, &sources, &storing);
+                    #[expect(clippy::cast_precision_loss, reason = "at most QUEUE")]
+                    values.push(Sample { series: queued.clone(), value: observations.len() as f64 });
                     endpoint.samples(&mut values);
                     let events = overhead.look(&sources, &mut values);
                     core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
@@ -186,6 +190,13 @@ fn fixed_at_start(old: &Config, new: &Config) -> impl Iterator<Item = &'static s
     ];
     differ.into_iter().filter_map(|(key, differs)| differs.then_some(key))
 }
+
+/// How much waits for the engine.
+pub const QUEUED: Metric = Metric::gauge(
+    "agent_observations_queued",
+    Unit::Count,
+    "Observations that wait for the engine; beyond 1,024 their sources wait, and count what they miss.",
+);
 
 /// The engine, and what it said and nobody has taken yet.
 struct Core {

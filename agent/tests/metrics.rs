@@ -9,16 +9,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sysops_agent::collectors::{COLLECTORS, running};
 use sysops_agent::config::Config;
 use sysops_agent::engine::analyzers::{self, ANALYZERS, event};
 use sysops_agent::engine::patterns::PATTERNS;
 use sysops_agent::engine::{self, Engine};
+use sysops_agent::exporters::{prometheus, sqlite};
 use sysops_agent::model::{Kind, Labels, Metric, Observation, Sample, Samples, SeriesKey, Severity, Timestamp, Unit};
 use sysops_agent::probes::{self, PROBES};
 use sysops_agent::{alerting, runtime};
+use xtask::faults::needs_program;
 
 const INTRODUCTION: &str = "# Metrics
 
@@ -155,12 +159,20 @@ fn of_the_agent(page: &mut String) {
     for (metrics, labels) in parts {
         metrics.iter().for_each(|metric| table.row(metric, &with(labels)));
     }
-    let parts: [(&'static [Metric], &[&'static str]); 3] =
-        [(probes::METRICS, &["probe"]), (&engine::METRICS, &[]), (alerting::METRICS, &["channel"])];
+    let parts: [(&'static [Metric], &[&'static str]); 7] = [
+        (probes::METRICS, &["probe"]),
+        (&engine::METRICS, &[]),
+        (alerting::METRICS, &["channel"]),
+        (&runtime::OVERHEAD_METRICS[..1], &["resource"]),
+        (&runtime::OVERHEAD_METRICS[1..], &[]),
+        (&sqlite::METRICS, &[]),
+        (prometheus::METRICS, &[]),
+    ];
     for (metrics, labels) in parts {
         metrics.iter().for_each(|metric| table.row(metric, &with(labels)));
     }
     table.row(&runtime::LOG_LOST, &with(&["source"]));
+    table.row(&runtime::QUEUED, &with(&[]));
 
     page.push_str("\n## Histograms of probes\n\nWhat probes count in the kernel while they are attached.\n");
     let mut table = Table::new(page);
@@ -207,4 +219,28 @@ fn the_page_says_what_the_tables_say() {
 #[test]
 fn there_are_more_than_a_hundred_metrics() {
     assert!(COLLECTORS.iter().map(|row| row.metrics.len()).sum::<usize>() > 100);
+}
+
+#[test]
+fn promtool_has_nothing_to_say_about_a_name() {
+    if needs_program("promtool", "prometheus") {
+        return;
+    }
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
+    let mut text = String::new();
+    for row in page.lines().filter(|row| row.starts_with("| `")) {
+        let mut cells = row.split(" | ");
+        let name = cells.next().unwrap().trim_matches(['|', ' ', '`']);
+        if let kind @ ("gauge" | "counter") = cells.next().unwrap() {
+            write!(text, "# HELP sysops_{name} x\n# TYPE sysops_{name} {kind}\nsysops_{name} 1\n").unwrap();
+        }
+    }
+    assert!(text.lines().count() > 3 * 150);
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    let complaints = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && complaints.is_empty(), "{complaints}");
 }

@@ -11,15 +11,18 @@ use crate::config::Config;
 use crate::engine::analyzers::event::OVERHEAD;
 use crate::model::{Evidence, KernelEvent, Labels, Metric, Sample, SeriesKey, Unit};
 
+/// What the governor tells of itself.
+pub const METRICS: &[Metric] = &[LEVEL, PROGRAM_PERCENT];
+
 const LEVEL: Metric = Metric::gauge(
     "agent_governor_level",
     Unit::Count,
-    "Steps of work that the agent sheds because it costs more than [agent] cpu_budget_percent or memory_budget_mb",
+    "Steps of work that the agent sheds because it costs more than [agent] cpu_budget_percent or memory_budget_mb.",
 );
 const PROGRAM_PERCENT: Metric = Metric::gauge(
     "agent_bpf_program_percent",
     Unit::Percent,
-    "Processor time of all BPF programs, by time, in a sample of it; 100 is one core",
+    "Processor time of all BPF programs, by time, in a sample of it; 100 is one core.",
 );
 
 /// The governor with its eyes and hands.

@@ -107,11 +107,15 @@ pub static METRICS: [Metric; 4] = [
     Metric::counter("agent_storage_rows_total", Unit::Count, "Rollups of a minute that were written to the database."),
     Metric::counter("agent_storage_errors_total", Unit::Count, "Attempts to write to the database that failed."),
     Metric::counter(
-        "agent_storage_minutes_dropped_total",
-        Unit::Count,
-        "Minutes that never came into the database: it did not take them for longer than the memory reaches back.",
+        "agent_storage_dropped_seconds_total",
+        Unit::Seconds,
+        "Time that never came into the database: it took nothing for longer than the memory reaches back.",
     ),
-    Metric::gauge("agent_storage_minutes_waiting", Unit::Count, "Complete minutes that are not in the database yet."),
+    Metric::gauge(
+        "agent_storage_backlog_seconds",
+        Unit::Seconds,
+        "Complete minutes that are not in the database yet, in seconds.",
+    ),
 ];
 
 /// What both sides know.
@@ -139,7 +143,9 @@ pub struct Feed {
     handed_until: i64,
     /// Minutes that the memory reaches back.
     reach: i64,
+    /// Minutes given up.
     dropped: u64,
+    /// Complete minutes that are not written.
     waiting: i64,
     series: Vec<SeriesKey>,
 }
@@ -228,8 +234,8 @@ impl Feed {
         let values = [
             progress.rows.load(Ordering::Relaxed) as f64,
             progress.errors.load(Ordering::Relaxed) as f64,
-            self.dropped as f64,
-            self.waiting as f64,
+            self.dropped as f64 * 60.0,
+            self.waiting as f64 * 60.0,
         ];
         into.extend(self.series.iter().zip(values).map(|(series, value)| Sample { series: series.clone(), value }));
     }
