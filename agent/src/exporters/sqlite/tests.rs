@@ -231,7 +231,7 @@ fn what_never_came_through_is_counted() {
     host.secs += 86_400;
     eventually("giving up", || {
         host.tick();
-        host.figures()[2..] == [10.0, 1440.0]
+        host.figures()[2..] == [600.0, 86_400.0]
     });
     host.finish(writer);
 }
