@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, pread};
 
 use super::blocked::Task;
+use super::details::Details;
 use super::exhausted::is_exhausted;
 use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
 use crate::collectors::descriptors::{Counting, parse_limit, parse_table_size};
@@ -50,7 +51,7 @@ impl Scratch {
     }
 
     /// What `parse` finds in a small file of a process.
-    fn find(&mut self, procfs: &OwnedFd, pid: u32, file: &str, parse: impl Fn(&[u8]) -> Option<u64>) -> Option<u64> {
+    pub fn find<T>(&mut self, procfs: &OwnedFd, pid: u32, file: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         let file = self.open(procfs, pid, file).ok()?;
         let len = pread(&file, &mut *self.text, 0).ok()?;
         parse(self.text.get(..len)?)
@@ -108,6 +109,8 @@ pub struct Process {
     limit: Limit,
     /// CPU, RSS, threads, descriptors, usage of descriptors; made when first needed.
     series: Option<[SeriesKey; 5]>,
+    /// Made when it is first tracked.
+    details: Option<Box<Details>>,
     /// Its `stat`, open.
     pub file: Option<OwnedFd>,
     is_kernel_thread: bool,
@@ -139,6 +142,7 @@ impl Process {
             is_named: None,
             limit: Limit::default(),
             series: None,
+            details: None,
             file: None,
             is_kernel_thread: stat.is_kernel_thread,
             inode: 0,
@@ -209,10 +213,8 @@ impl Process {
 
     /// Emits what is known of the present run.
     pub fn emit(&mut self, batch: &mut Batch, pid: u32, descriptors: Descriptors) {
-        let [cpu, rss, threads, fds, fd_usage] = self.series.get_or_insert_with(|| {
-            let labels = Labels::new().with("pid", pid.to_string()).with("comm", lossy(&self.comm));
-            keys([&CPU, &RSS, &THREADS, &FDS, &FD_USAGE], &labels)
-        });
+        let [cpu, rss, threads, fds, fd_usage] =
+            self.series.get_or_insert_with(|| keys([&CPU, &RSS, &THREADS, &FDS, &FD_USAGE], &labels(pid, &self.comm)));
         if let Some(value) = self.cpu {
             batch.push(cpu, value);
         }
@@ -225,6 +227,26 @@ impl Process {
             batch.push(fd_usage, usage);
         }
     }
+
+    /// Emits what takes more files to read, but for I/O; whether that is to be read, too. Threads of the kernel have none of it.
+    pub fn emit_details(&mut self, batch: &mut Batch, pid: u32, procfs: &OwnedFd, scratch: &mut Scratch) -> bool {
+        if !self.is_kernel_thread {
+            let details = self.details.get_or_insert_with(|| Box::new(Details::new(&labels(pid, &self.comm))));
+            details.emit(batch, pid, procfs, scratch);
+        }
+        !self.is_kernel_thread
+    }
+
+    /// Emits I/O.
+    pub fn emit_io(&self, batch: &mut Batch, bytes: [u64; 2]) {
+        if let Some(details) = &self.details {
+            details.emit_io(batch, bytes);
+        }
+    }
+}
+
+fn labels(pid: u32, comm: &[u8]) -> Labels {
+    Labels::new().with("pid", pid.to_string()).with("comm", lossy(comm))
 }
 
 /// Descriptors of a process.

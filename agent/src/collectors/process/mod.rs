@@ -8,6 +8,7 @@
 //! whether or not it did anything: each is looked at in one of [`TURNS`] runs, and counts as what it was meanwhile.
 
 mod blocked;
+mod details;
 mod entity;
 mod exhausted;
 
@@ -20,6 +21,7 @@ use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
 
 use self::blocked::{Blocked, Task};
+use self::details::Io;
 use self::entity::{NOTABLE_FD_USAGE, Process, Scratch};
 use super::descriptors::Counting;
 use super::entities::Entities;
@@ -33,7 +35,7 @@ use crate::model::{Labels, SeriesKey};
 pub const ROW: Row = Row {
     name: "process",
     summary: "processes in total, and CPU, memory, threads and descriptors of those that matter",
-    source: "/proc/PID/{stat,fd,limits,task}",
+    source: "/proc/PID/{stat,status,fd,limits,io,oom_score_adj,task}",
     interval: |config| config.collector.process_interval,
     build: |config, host| Box::new(Processes::new(host, &config.collector.process)),
     metrics: METRICS,
@@ -47,6 +49,14 @@ metrics! {
         "Processes whose main thread is in uninterruptible sleep (/proc/PID/stat, state D).";
     gauge CPU: Percent = "process_cpu_percent", "Processor time of the process by time; 100 is one core (/proc/PID/stat).";
     gauge RSS: Bytes = "process_rss_bytes", "Resident memory of the process (/proc/PID/stat).";
+    gauge RSS_KINDS: Bytes = "process_rss_kind_bytes",
+        "Resident memory of the process by kind: anon, file, shmem (/proc/PID/status, Linux 4.5).";
+    counter SWITCHES: Count = "process_context_switches_total",
+        "Context switches of the main thread by kind: voluntary, involuntary (/proc/PID/status).";
+    counter READ: Bytes = "process_read_bytes_total", "Bytes that the process had read from storage (/proc/PID/io).";
+    counter WRITTEN: Bytes = "process_written_bytes_total", "Bytes that the process had written to storage (/proc/PID/io).";
+    gauge OOM_SCORE_ADJ: Count = "process_oom_score_adj",
+        "How much likelier the OOM killer chooses the process, from -1000 to 1000 (/proc/PID/oom_score_adj).";
     gauge THREADS: Count = "process_threads", "Threads of the process (/proc/PID/stat).";
     gauge FDS: Count = "process_open_fds", "Descriptors that the process has open (/proc/PID/fd).";
     gauge FD_USAGE: Percent = "process_fd_usage_percent",
@@ -87,6 +97,7 @@ struct Processes {
     turn: u32,
     ranking: Vec<(f64, u32)>,
     blocked: Blocked,
+    io: Io,
 }
 
 impl Processes {
@@ -108,6 +119,7 @@ impl Processes {
             turn: 0,
             ranking: Vec::new(),
             blocked: Blocked::new(host),
+            io: Io::default(),
         }
     }
 
@@ -209,6 +221,7 @@ impl Processes {
     /// Looks at descriptors and emits what there is to say of single processes.
     fn emit(&mut self, batch: &mut Batch, procfs: &OwnedFd, counting: Counting) {
         let mut told = 0;
+        self.io.pids.clear();
         for (&pid, process) in self.processes.iter_mut() {
             if !process.is_fresh && !process.is_tracked() {
                 continue;
@@ -217,10 +230,19 @@ impl Processes {
             if process.is_tracked() || descriptors.usage.is_some_and(|usage| usage > NOTABLE_FD_USAGE) {
                 process.emit(batch, pid, descriptors);
             }
+            if process.is_tracked() && process.emit_details(batch, pid, procfs, &mut self.scratch) {
+                self.io.pids.push(pid);
+            }
             if let Some((open, limit)) = descriptors.exhausted {
                 exhausted::tell(&self.apart, batch, pid, open, limit, &mut told);
             }
         }
+        let processes = &mut self.processes;
+        self.io.read(&self.host, procfs, batch, |batch, pid, bytes| {
+            if let Some(process) = processes.get_mut(&pid) {
+                process.emit_io(batch, bytes);
+            }
+        });
     }
 
     fn run(&mut self, batch: &mut Batch) -> io::Result<()> {
