@@ -103,7 +103,9 @@ fn collect(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
     for (name, value) in table {
         let path = if path.is_empty() { name.get_ref().to_string() } else { format!("{path}.{}", name.get_ref()) };
         match value.get_ref() {
-            DeValue::Table(table) if path != "alerting.webhook.headers" => collect(table, &path, keys),
+            DeValue::Table(table) if !["alerting.webhook.headers", "thresholds.overrides.labels"].contains(&&*path) => {
+                collect(table, &path, keys)
+            }
             DeValue::Array(array) => {
                 array.iter().filter_map(|item| item.get_ref().as_table()).for_each(|table| collect(table, &path, keys));
                 keys.insert(path);
@@ -227,6 +229,7 @@ fn each_number_reaches_its_own_field() {
             fd_percent: 5.0,
             load_avg_multiplier: 6.0,
             network_error_rate: 0.7,
+            overrides: Vec::new(),
         }
     );
     assert_eq!(

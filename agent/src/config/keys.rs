@@ -91,6 +91,16 @@ impl Section<'_> {
         self.number(key, "a number", &format!("a number above 0, at most {high}"), above(0.0, high), default)
     }
 
+    /// Any number, or none.
+    pub(super) fn limit(&mut self, key: &'static str) -> Option<f64> {
+        let any = (Bound::Included(f64::MIN), Bound::Included(f64::MAX));
+        self.read(key, &Form::new("a number", "a number").optional(), |value| value.number(&any))
+    }
+
+    pub(super) fn optional_secs(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<Duration> {
+        self.whole(key, "an integer (seconds)", " of seconds", range).map(Duration::from_secs)
+    }
+
     fn number(
         &mut self,
         key: &'static str,

@@ -15,6 +15,7 @@ mod sections;
 mod text;
 mod value;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -245,6 +246,29 @@ pub struct Thresholds {
     pub load_avg_multiplier: f64,
     /// Errors and drops by packet of an interface, as a ratio.
     pub network_error_rate: f64,
+    /// Limits of single series, in place of those above or beside them; the first that means a series counts.
+    pub overrides: Vec<ThresholdOverride>,
+}
+
+/// One of `[[thresholds.overrides]]`. What it does not say is as without it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ThresholdOverride {
+    /// Name of the metric.
+    pub metric: String,
+    /// Labels that a series must have to be meant, as expressions for the whole value.
+    pub labels: BTreeMap<String, Pattern>,
+    /// Whether these series have a limit at all.
+    pub enabled: bool,
+    /// Whether low values are bad.
+    pub below: bool,
+    /// The limit.
+    pub warn: Option<f64>,
+    /// The limit from which it is critical.
+    pub critical: Option<f64>,
+    /// What the value must come back to.
+    pub clear: Option<f64>,
+    /// How long a limit must be passed.
+    pub hold: Option<Duration>,
 }
 
 impl Default for Thresholds {
@@ -257,6 +281,7 @@ impl Default for Thresholds {
             fd_percent: 80.0,
             load_avg_multiplier: 2.0,
             network_error_rate: 0.01,
+            overrides: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::reader::Section;
 use super::value::Form;
 use super::{
     Agent, Analyzer, Collector, Config, CustomPattern, Ebpf, HostRoots, LogAnalyzer, LogLevel, LogSourceName, PROBES,
-    ProcessCollector, Prometheus, Recorder, Storage, Thresholds, Transport, text,
+    ProcessCollector, Prometheus, Recorder, Storage, ThresholdOverride, Thresholds, Transport, text,
 };
 
 /// Longest interval, in seconds: a day.
@@ -88,6 +88,9 @@ fn collector(s: &mut Section<'_>) -> Collector {
 
 fn thresholds(s: &mut Section<'_>) -> Thresholds {
     let default = Thresholds::default();
+    let table = "{ metric = \"…\", labels = { … }, warn = … }";
+    let tables = Form::new("an array of tables", format!("a list of {table}"));
+    let table = Form::new("a table", table);
     Thresholds {
         cpu_percent: s.percent("cpu_percent", default.cpu_percent),
         memory_percent: s.percent("memory_percent", default.memory_percent),
@@ -96,7 +99,32 @@ fn thresholds(s: &mut Section<'_>) -> Thresholds {
         fd_percent: s.percent("fd_percent", default.fd_percent),
         load_avg_multiplier: s.positive("load_avg_multiplier", 1000.0, default.load_avg_multiplier),
         network_error_rate: s.ratio("network_error_rate", default.network_error_rate),
+        overrides: s.tables("overrides", &tables, &table, threshold_override).unwrap_or_default(),
     }
+}
+
+fn threshold_override(s: &mut Section<'_>) -> Option<ThresholdOverride> {
+    let metric = s.required_string("metric", "the name of a metric", text::line);
+    let labels = Form::new("a table of strings", "{ name = \"expression\" }");
+    let labels =
+        s.entries("labels", &labels, &Form::new("a string", text::PATTERN), |_, value| value.text_as(text::whole_pattern));
+    let enabled = s.boolean("enabled", true);
+    let below = s.boolean("below", false);
+    let [warn, critical, clear] = ["warn", "critical", "clear"].map(|key| s.limit(key));
+    let hold = s.optional_secs("hold_secs", 0..=DAY);
+    // From good to bad.
+    let in_order = |good: Option<f64>, bad: Option<f64>| {
+        good.zip(bad).is_none_or(|(good, bad)| if below { good >= bad } else { good <= bad })
+    };
+    let side = if below { "at or above" } else { "at or below" };
+    for (good, bad, value) in
+        [("warn", "critical", (warn, critical)), ("clear", "warn", (clear, warn)), ("clear", "critical", (clear, critical))]
+    {
+        if !in_order(value.0, value.1) {
+            s.lacks(good, &format!("is past {bad}"), &Form::new("a number", format!("a number {side} {bad}")));
+        }
+    }
+    Some(ThresholdOverride { metric: metric?, labels, enabled, below, warn, critical, clear, hold })
 }
 
 fn analyzer(s: &mut Section<'_>) -> Analyzer {

@@ -108,6 +108,13 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
     })
 }
 
+/// A regular expression that has to match the whole of a value.
+pub(super) fn whole_pattern(text: &str) -> Result<Pattern, String> {
+    // By itself first: a parenthesis too many must not close the group.
+    pattern(text)?;
+    pattern(&format!("^(?:{text})$"))
+}
+
 /// A name or address of a host, without port.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let host = word(text)?;

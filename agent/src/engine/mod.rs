@@ -77,6 +77,14 @@ impl Engine {
         for analyzer in &mut self.analyzers {
             analyzer.reconfigure(config);
         }
+        for (id, key) in self.store.series() {
+            let Some(slot) = self.watched_by.get_mut(id.index()) else { continue };
+            for (bit, analyzer) in (0u32..).zip(&mut self.analyzers) {
+                if let Some(wanted) = analyzer.watch_again(id, key) {
+                    *slot = *slot & !(1 << bit) | u32::from(wanted) << bit;
+                }
+            }
+        }
         self.incidents.reconfigure(config);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::Unit;
+use crate::model::{Unit, bytes};
 
 /// The two largest units that are not zero: `5 min 30 s`, `2 h`, `3 d 4 h`; `0 s` below a second.
 pub(super) fn duration(duration: Duration) -> String {
@@ -24,8 +24,9 @@ pub(super) fn value(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Percent => format!("{value:.1}%"),
         Unit::Ratio => format!("{value:.3}"),
-        Unit::Count | Unit::Bytes | Unit::Boolean if value.fract() == 0.0 => format!("{value}"),
-        Unit::Count | Unit::Bytes | Unit::Boolean => format!("{value:.2}"),
+        Unit::Bytes => bytes(value),
+        Unit::Count | Unit::Boolean if value.fract() == 0.0 => format!("{value}"),
+        Unit::Count | Unit::Boolean => format!("{value:.2}"),
         Unit::Seconds => format!("{value:.1} s"),
         Unit::Milliseconds => format!("{value:.1} ms"),
         Unit::PerSecond => format!("{value:.1}/s"),
@@ -37,7 +38,8 @@ pub(super) fn value(value: f64, unit: Unit) -> String {
 pub(super) fn limit(limit: f64, unit: Unit) -> String {
     match unit {
         Unit::Percent => format!("{limit}%"),
-        Unit::Ratio | Unit::Count | Unit::Bytes | Unit::Boolean => format!("{limit}"),
+        Unit::Bytes => bytes(limit),
+        Unit::Ratio | Unit::Count | Unit::Boolean => format!("{limit}"),
         Unit::Seconds => format!("{limit} s"),
         Unit::Milliseconds => format!("{limit} ms"),
         Unit::PerSecond => format!("{limit}/s"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 
-use crate::model::{Alert, Labels, Status, Timestamp};
+use crate::model::{Alert, Labels, Status, Timestamp, bytes};
 
 /// Whether a character acts on a terminal or reorders the line it stands in: C0, DEL, C1, line and paragraph separators, and
 /// the directional controls of Unicode's annex 9.
@@ -84,7 +84,6 @@ pub(super) fn number(value: f64) -> String {
 
 /// A number with the unit that the end of its name states.
 pub fn quantity(name: &str, value: f64) -> String {
-    const BINARY: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     if name.ends_with("_percent") {
         return format!("{}%", number(value));
     }
@@ -94,16 +93,7 @@ pub fn quantity(name: &str, value: f64) -> String {
     if !name.ends_with("_bytes") || value.abs() < 1024.0 {
         return number(value);
     }
-    let mut scaled = value;
-    let mut unit = BINARY[0];
-    for larger in &BINARY[1..] {
-        if scaled.abs() < 1024.0 {
-            break;
-        }
-        scaled /= 1024.0;
-        unit = larger;
-    }
-    format!("{scaled:.1} {unit}")
+    bytes(value)
 }
 
 /// The two largest units of a duration: `45s`, `5m 30s`, `3d 4h`.

@@ -1,7 +1,9 @@
 //! What a configuration asks for by a key that is off by default, and this version does not have.
 
+use crate::collectors::{COLLECTORS, running};
 use crate::config::Config;
-use crate::notifiers;
+use crate::model::Metric;
+use crate::{alerting, engine, notifiers, probes};
 
 /// A sentence about each, in the order of the configuration file.
 pub fn lacking(config: &Config) -> Vec<String> {
@@ -11,6 +13,10 @@ pub fn lacking(config: &Config) -> Vec<String> {
             lacking.push(sentence.to_owned());
         }
     };
+    for other in config.thresholds.overrides.iter().filter(|other| !is_known(&other.metric)) {
+        let name = &other.metric;
+        note(true, &format!("thresholds.overrides: there is no metric {name:?}; docs/metrics.md lists those there are"));
+    }
     let patterns = !config.log_analyzer.custom_patterns.is_empty();
     note(patterns, "log_analyzer.custom_patterns are set, but this version has its built-in patterns only");
     let templates = &config.alerting.templates;
@@ -19,6 +25,13 @@ pub fn lacking(config: &Config) -> Vec<String> {
     let channels = notifiers::unavailable(config).into_iter();
     lacking.extend(channels.map(|name| format!("alerting.{name} is enabled, but this version has no such channel yet")));
     lacking
+}
+
+/// Whether something measures a metric of this name.
+fn is_known(name: &str) -> bool {
+    let collected = COLLECTORS.iter().flat_map(|row| row.metrics).chain(running::METRICS).copied();
+    let counted = [probes::METRICS, &engine::METRICS, alerting::METRICS].into_iter().flatten();
+    collected.chain(counted).any(|metric: &Metric| metric.name == name)
 }
 
 #[cfg(test)]
@@ -30,6 +43,15 @@ mod tests {
     #[test]
     fn defaults_ask_for_nothing_that_is_not_there() {
         assert_eq!(lacking(&Config::default()), [""; 0]);
+    }
+
+    #[test]
+    fn a_limit_on_an_unknown_metric_is_told() {
+        let overrides = "{ metric = 'disk_usage_percent' }, { metric = 'agent_alerts_queued' }, { metric = 'disk_usage' }";
+        let text = format!("[thresholds]\noverrides = [{overrides}]");
+        let config = crate::config::parse(&text, Path::new("t.toml"), &|_| None).unwrap();
+        let said = ["thresholds.overrides: there is no metric \"disk_usage\"; docs/metrics.md lists those there are"];
+        assert_eq!(lacking(&config), said);
     }
 
     #[test]

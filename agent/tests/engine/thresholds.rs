@@ -1,10 +1,12 @@
 //! Limits: hold, hysteresis, severity, words, silence.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use sysops_agent::config::Config;
+use sysops_agent::config::{Config, parse};
 use sysops_agent::model::Status::{Firing, Resolved, Updated};
+use sysops_agent::model::{Metric, Unit};
 
 use super::{CPU, DISK, Host, LOAD, NETWORK, PROCESS_FD, is, series};
 
@@ -186,6 +188,72 @@ fn a_new_configuration_keeps_what_is_open() {
     host.samples(&disk, 60, &[4.0, 0.0, 0.0, 0.0]);
     assert_eq!(host.told(), [is(Firing, "warn Disk usage of / 4.0% exceeds threshold 3%")]);
     assert_eq!(host.engine.open_incidents().count(), 0);
+}
+
+/// An engine whose configuration has these overrides.
+fn overriding(overrides: &str) -> Host {
+    Host::with(&configured(overrides))
+}
+
+fn configured(overrides: &str) -> Config {
+    let text = format!("[thresholds]\noverrides = [{overrides}]");
+    parse(&text, Path::new("t.toml"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn a_mount_may_have_limits_of_its_own() {
+    let [backup, other] = ["/backup/2", "/var"].map(|mount| series(&DISK, &[("mount", mount)]));
+    let mut host = overriding(
+        "{ metric = 'disk_usage_percent', labels = { mount = '/backup(/.*)?' }, warn = 97, critical = 99, clear = 96 }",
+    );
+    host.samples(&backup, 60, &[96.9, 97.0, 99.0, 96.5, 96.0]);
+    let expected = [
+        is(Firing, "warn Disk usage of /backup/2 97.0% reaches threshold 97%"),
+        is(Updated, "critical Disk usage of /backup/2 99.0% exceeds threshold 97% for 1 min"),
+        is(Resolved, "critical [RESOLVED] Disk usage of /backup/2 back to 96.0% (threshold 97%)"),
+    ];
+    assert_eq!(host.told(), expected);
+    host.samples(&other, 60, &[90.0]);
+    assert_eq!(host.told().len(), 1, "the others keep theirs");
+}
+
+#[test]
+fn what_an_override_does_not_say_follows_from_the_rule() {
+    let disk = series(&DISK, &[("mount", "/")]);
+    let mut host = overriding("{ metric = 'disk_usage_percent', warn = 50 }");
+    host.samples(&disk, 60, &[50.0, 75.0, 46.0, 45.0]);
+    assert_eq!(host.told().len(), 3, "critical half way to 100, clear 5 below");
+    let mut host = overriding("{ metric = 'disk_usage_percent', critical = 80 }");
+    host.samples(&disk, 60, &[79.0, 80.0]);
+    assert_eq!(host.told(), [is(Firing, "critical Disk usage of / 80.0% reaches threshold 80%")]);
+}
+
+#[test]
+fn a_metric_without_a_limit_can_be_given_one_on_either_side() {
+    static FREE: Metric = Metric::gauge("memory_available_bytes", Unit::Bytes, "Memory for new programs.");
+    let free = series(&FREE, &[]);
+    let mut host = overriding("{ metric = 'memory_available_bytes', below = true, warn = 2e9, critical = 1e9, hold_secs = 0 }");
+    host.samples(&free, 10, &[2.1e9, 1.9e9, 1e9, 2.1e9, 2.2e9]);
+    let expected = [
+        is(Firing, "warn memory_available_bytes 1.8 GiB is below threshold 1.9 GiB"),
+        is(Updated, "critical memory_available_bytes 953.7 MiB is below threshold 1.9 GiB for 10 s"),
+        is(Resolved, "critical [RESOLVED] memory_available_bytes back to 2.0 GiB (threshold 1.9 GiB)"),
+    ];
+    assert_eq!(host.told(), expected);
+}
+
+#[test]
+fn a_limit_can_be_lifted_while_it_is_passed() {
+    let (mut host, disk) = (Host::new(), series(&DISK, &[("mount", "/")]));
+    host.samples(&disk, 60, &[92.0]);
+    assert_eq!(host.told().len(), 1);
+    host.engine.reconfigure(&configured("{ metric = 'disk_usage_percent', enabled = false }"));
+    host.samples(&disk, 60, &[99.0]);
+    let said = is(Resolved, "warn [RESOLVED] Disk usage of / has no limit any more (last 92.0%, threshold 90%)");
+    assert_eq!(host.told(), [said]);
+    host.engine.reconfigure(&Config::default());
+    host.samples(&disk, 60, &[91.0]);
+    assert_eq!(host.told(), [is(Firing, "warn Disk usage of / 91.0% exceeds threshold 90%")], "it is watched again");
 }
 
 #[test]

@@ -72,6 +72,11 @@ pub trait Analyzer: Send {
         false
     }
 
+    /// The configuration changed: whether the samples of a series are wanted now; `None` where that is as before.
+    fn watch_again(&mut self, _id: SeriesId, _key: &SeriesKey) -> Option<bool> {
+        None
+    }
+
     /// A watched series was removed from the store after a long silence; its id will name another one.
     fn forget(&mut self, _at: Timestamp, _id: SeriesId, _key: &SeriesKey, _findings: &mut Vec<Finding>) {}
 

@@ -1,15 +1,19 @@
 //! Limits on polled values: a limit passed for a hold time begins an incident, a lower limit held for as long ends it.
 //!
-//! One row in [`RULES`] is one limit. The lower limit and the hold time keep a value that swings around the limit quiet; a value
-//! that swings so widely that it begins and ends again and again must stay down for longer and longer until it counts as
-//! over. Severity follows the value: Critical where it is past the critical limit for the hold time. A series that stops
+//! Which series have which limit is in `rules`. The lower limit and the hold time keep a value that swings around the limit
+//! quiet; a value that swings so widely that it begins and ends again and again must stay down for longer and longer until it
+//! counts as over. Severity follows the value: Critical where it is past the critical limit for the hold time. A series that stops
 //! arriving (its process ended, its mount is gone) ends its incident, in words that say so.
+
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::json;
 
+use self::rules::Limits;
+pub use self::rules::limit;
 use super::{Analyzer, Finding, Phase, Row, Silence};
 use crate::config::{Config, Thresholds};
 use crate::engine::store::{SeriesId, Store};
@@ -31,127 +35,6 @@ const FLAP_HOLD: Duration = Duration::from_secs(60);
 /// Samples shown as evidence.
 const SHOWN_SAMPLES: usize = 10;
 
-/// How the critical and the clearing limit follow from the limit.
-#[derive(Clone, Copy, Debug)]
-enum Scale {
-    /// Critical half way from the limit to 100, clear 5 points below the limit (but never below half of it).
-    Percent,
-    /// Critical at twice the limit, clear a tenth below it.
-    Open,
-}
-
-/// One limit.
-struct Rule {
-    metric: &'static str,
-    /// Labels that a series must have to be meant.
-    only: &'static [(&'static str, &'static str)],
-    /// What a human calls it.
-    name: &'static str,
-    /// Labels that name the subject to a human.
-    subject: &'static [&'static str],
-    limit: fn(&Thresholds) -> f64,
-    scale: Scale,
-    hold: Duration,
-}
-
-const RULES: &[Rule] = &[
-    Rule {
-        metric: "cpu_usage_percent",
-        only: &[("core", "all")],
-        name: "CPU usage",
-        subject: &[],
-        limit: |thresholds| thresholds.cpu_percent,
-        scale: Scale::Percent,
-        hold: Duration::from_secs(60),
-    },
-    Rule {
-        metric: "memory_usage_percent",
-        only: &[],
-        name: "Memory usage",
-        subject: &[],
-        limit: |thresholds| thresholds.memory_percent,
-        scale: Scale::Percent,
-        hold: Duration::from_secs(30),
-    },
-    Rule {
-        metric: "disk_usage_percent",
-        only: &[],
-        name: "Disk usage",
-        subject: &["mount"],
-        limit: |thresholds| thresholds.disk_percent,
-        scale: Scale::Percent,
-        hold: Duration::ZERO,
-    },
-    Rule {
-        metric: "disk_inode_usage_percent",
-        only: &[],
-        name: "Inode usage",
-        subject: &["mount"],
-        limit: |thresholds| thresholds.disk_inode_percent,
-        scale: Scale::Percent,
-        hold: Duration::ZERO,
-    },
-    Rule {
-        metric: "fd_usage_percent",
-        only: &[],
-        name: "File descriptor usage of the system",
-        subject: &[],
-        limit: |thresholds| thresholds.fd_percent,
-        scale: Scale::Percent,
-        hold: Duration::ZERO,
-    },
-    Rule {
-        metric: "process_fd_usage_percent",
-        only: &[],
-        name: "File descriptor usage",
-        subject: &["comm", "pid"],
-        limit: |thresholds| thresholds.fd_percent,
-        scale: Scale::Percent,
-        hold: Duration::ZERO,
-    },
-    Rule {
-        metric: "cpu_load_per_core",
-        only: &[],
-        name: "Load per core",
-        subject: &[],
-        limit: |thresholds| thresholds.load_avg_multiplier,
-        scale: Scale::Open,
-        hold: Duration::from_secs(300),
-    },
-    Rule {
-        metric: "network_error_ratio",
-        only: &[],
-        name: "Packet error ratio",
-        subject: &["interface"],
-        limit: |thresholds| thresholds.network_error_rate,
-        scale: Scale::Open,
-        hold: Duration::from_secs(60),
-    },
-];
-
-/// The limit on a metric, where there is one: what must be passed for the hold time.
-pub fn limit(metric: &str, thresholds: &Thresholds) -> Option<f64> {
-    RULES.iter().find(|rule| rule.metric == metric).map(|rule| (rule.limit)(thresholds))
-}
-
-/// The limits of one rule, computed once a configuration.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    warn: f64,
-    critical: f64,
-    clear: f64,
-}
-
-impl Limits {
-    fn new(rule: &Rule, thresholds: &Thresholds) -> Self {
-        let warn = (rule.limit)(thresholds);
-        match rule.scale {
-            Scale::Percent => Self { warn, critical: f64::midpoint(warn, 100.0), clear: (warn - 5.0).max(warn / 2.0) },
-            Scale::Open => Self { warn, critical: warn * 2.0, clear: warn * 0.9 },
-        }
-    }
-}
-
 /// A run of samples that pass the limit.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -171,8 +54,9 @@ enum State {
 /// What is remembered of one series.
 #[derive(Debug)]
 struct Watch {
-    rule: &'static Rule,
     limits: Limits,
+    /// Whether the configuration took its limits away while it was past them.
+    is_lifted: bool,
     state: State,
     last: Option<(Timestamp, f64)>,
     /// The usual time between two samples.
@@ -180,12 +64,6 @@ struct Watch {
     /// How often it began again within the deduplication window of its last end, in a row.
     flaps: u32,
     cleared_at: Option<Timestamp>,
-}
-
-impl std::fmt::Debug for Rule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.metric)
-    }
 }
 
 impl Watch {
@@ -224,15 +102,15 @@ impl Watch {
             None => Duration::ZERO,
             Some(doublings) => FLAP_HOLD.saturating_mul(1 << doublings.min(16)).min(most),
         };
-        self.rule.hold.max(damped)
+        self.limits.hold.max(damped)
     }
 
     /// Moves the state by one sample; `Some` where there is something to say.
     fn step(&mut self, at: Timestamp, value: f64, dedup_window: Duration) -> Option<Phase> {
         self.pass_time(at);
         self.last = Some((at, value));
-        let (hold, clear_hold) = (self.rule.hold, self.clear_hold(dedup_window));
-        let passes = value >= self.limits.warn;
+        let (hold, clear_hold) = (self.limits.hold, self.clear_hold(dedup_window));
+        let passes = self.limits.passes(value, self.limits.warn);
         match &mut self.state {
             State::Quiet | State::Pending(_) if !passes => {
                 self.state = State::Quiet;
@@ -265,7 +143,7 @@ impl Watch {
                     return None;
                 }
                 run.critical_since = None;
-                if value > self.limits.clear {
+                if self.limits.is_past(value, self.limits.clear) {
                     *below_since = None;
                     return None;
                 }
@@ -279,7 +157,7 @@ impl Watch {
     fn finding(&mut self, phase: Phase, at: Timestamp, key: &SeriesKey, message: String, evidence: Evidence) -> Option<Finding> {
         let State::Firing { run, severity, .. } = &mut self.state else { return None };
         let finding = Finding {
-            metric: self.rule.metric,
+            metric: key.metric().name,
             labels: key.labels().clone(),
             phase,
             severity: *severity,
@@ -302,9 +180,10 @@ impl Watch {
     fn gone(&mut self, at: Timestamp, key: &SeriesKey) -> Option<Finding> {
         let (unit, limit) = (key.metric().unit, self.limits.warn);
         let last = self.last.map_or(0.0, |(_, value)| value);
+        let what = if self.is_lifted { "has no limit any more" } else { "is no longer reported" };
         let message = format!(
-            "{} is no longer reported (last {}, threshold {})",
-            self.rule.title(key.labels()),
+            "{} {what} (last {}, threshold {})",
+            self.limits.title(key.labels()),
             text::value(last, unit),
             text::limit(limit, unit)
         );
@@ -315,7 +194,7 @@ impl Watch {
 impl Run {
     fn take(&mut self, at: Timestamp, value: f64, limits: &Limits) {
         self.count += 1;
-        self.critical_since = (value >= limits.critical).then(|| self.critical_since.unwrap_or(at));
+        self.critical_since = limits.passes(value, limits.critical).then(|| self.critical_since.unwrap_or(at));
     }
 
     fn severity(&self, at: Timestamp, hold: Duration) -> Severity {
@@ -323,32 +202,37 @@ impl Run {
     }
 }
 
-impl Rule {
+impl Limits {
     /// `Disk usage of /var`, `File descriptor usage of nginx (pid 7)`.
     fn title(&self, labels: &Labels) -> String {
-        let mut subject = self.subject.iter().filter_map(|name| Some((*name, labels.get(name)?)));
+        let subject = self.subject.unwrap_or_default();
+        let mut subject = subject.iter().filter_map(|name| Some((*name, labels.get(name)?)));
         match (subject.next(), subject.next()) {
             (Some((_, first)), Some((name, second))) => format!("{} of {first} ({name} {second})", self.name),
             (Some((_, only)), None) => format!("{} of {only}", self.name),
-            (None, _) if self.subject.is_empty() || labels.is_empty() => self.name.to_owned(),
+            (None, _) if self.subject == Some(&[]) || labels.is_empty() => self.name.to_owned(),
             (None, _) => format!("{} of {labels}", self.name),
         }
     }
 
-    fn message(&self, phase: Phase, key: &SeriesKey, value: f64, limit: f64, duration: Duration) -> String {
+    fn message(&self, phase: Phase, key: &SeriesKey, value: f64, duration: Duration) -> String {
         let (title, unit) = (self.title(key.labels()), key.metric().unit);
-        let (value_text, limit_text) = (text::value(value, unit), text::limit(limit, unit));
+        let (value_text, limit_text) = (text::value(value, unit), text::limit(self.warn, unit));
         if phase == Phase::Cleared {
             return format!("{title} back to {value_text} (threshold {limit_text})");
         }
-        let verb = if value > limit { "exceeds" } else { "reaches" };
+        let verb = match (self.is_past(value, self.warn), self.below) {
+            (false, _) => "reaches",
+            (true, false) => "exceeds",
+            (true, true) => "is below",
+        };
         let held = if duration.as_secs() == 0 { String::new() } else { format!(" for {}", text::duration(duration)) };
         format!("{title} {value_text} {verb} threshold {limit_text}{held}")
     }
 }
 
 struct Threshold {
-    limits: Vec<(&'static Rule, Limits)>,
+    thresholds: Thresholds,
     dedup_window: Duration,
     watches: BTreeMap<SeriesId, Watch>,
     firing: BTreeSet<SeriesId>,
@@ -358,7 +242,7 @@ struct Threshold {
 impl Threshold {
     fn new(config: &Config) -> Self {
         Self {
-            limits: limits(config),
+            thresholds: config.thresholds.clone(),
             dedup_window: config.alerting.dedup_window,
             watches: BTreeMap::new(),
             firing: BTreeSet::new(),
@@ -367,27 +251,30 @@ impl Threshold {
     }
 }
 
-fn limits(config: &Config) -> Vec<(&'static Rule, Limits)> {
-    RULES.iter().map(|rule| (rule, Limits::new(rule, &config.thresholds))).collect()
-}
-
 impl Analyzer for Threshold {
     fn reconfigure(&mut self, config: &Config) {
-        self.limits = limits(config);
+        self.thresholds = config.thresholds.clone();
         self.dedup_window = config.alerting.dedup_window;
-        for watch in self.watches.values_mut() {
-            watch.limits = Limits::new(watch.rule, &config.thresholds);
-        }
     }
 
     fn watch(&mut self, id: SeriesId, key: &SeriesKey) -> bool {
-        let meant = |rule: &Rule| {
-            rule.metric == key.metric().name && rule.only.iter().all(|(name, value)| key.labels().get(name) == Some(value))
-        };
-        let Some(&(rule, limits)) = self.limits.iter().find(|(rule, _)| meant(rule)) else { return false };
-        let watch = Watch { rule, limits, state: State::Quiet, last: None, interval: Duration::ZERO, flaps: 0, cleared_at: None };
+        let Some(limits) = Limits::of(key, &self.thresholds) else { return false };
+        let interval = Duration::ZERO;
+        let watch = Watch { limits, is_lifted: false, state: State::Quiet, last: None, interval, flaps: 0, cleared_at: None };
         self.watches.insert(id, watch);
         true
+    }
+
+    fn watch_again(&mut self, id: SeriesId, key: &SeriesKey) -> Option<bool> {
+        let Some(watch) = self.watches.get_mut(&id) else { return Some(self.watch(id, key)) };
+        let limits = Limits::of(key, &self.thresholds);
+        match limits {
+            Some(limits) => (watch.limits, watch.is_lifted) = (limits, false),
+            // It has to be said that it is over.
+            None if self.firing.contains(&id) => watch.is_lifted = true,
+            None => drop(self.watches.remove(&id)),
+        }
+        Some(limits.is_some())
     }
 
     fn forget(&mut self, at: Timestamp, id: SeriesId, key: &SeriesKey, findings: &mut Vec<Finding>) {
@@ -401,7 +288,7 @@ impl Analyzer for Threshold {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let Some(phase) = watch.step(at, value, self.dedup_window) else { return };
         let (State::Firing { run, .. }, Some(key)) = (&watch.state, store.key(id)) else { return };
-        let message = watch.rule.message(phase, key, value, watch.limits.warn, at.since(run.since));
+        let message = watch.limits.message(phase, key, value, at.since(run.since));
         let evidence = evidence(at, id, store, watch);
         findings.extend(watch.finding(phase, at, key, message, evidence));
         if phase == Phase::Cleared {
@@ -417,10 +304,14 @@ impl Analyzer for Threshold {
         self.firing.retain(|id| {
             let (Some(watch), Some(key)) = (watches.get_mut(id), store.key(*id)) else { return false };
             let silent = watch.last.is_some_and(|(last, _)| silence.since(last, at) > watch.patience());
-            if silent {
+            let is_lifted = watch.is_lifted;
+            if silent || is_lifted {
                 findings.extend(watch.gone(at, key));
             }
-            !silent
+            if is_lifted {
+                watches.remove(id);
+            }
+            !silent && !is_lifted
         });
     }
 }
@@ -433,7 +324,9 @@ fn evidence(at: Timestamp, id: SeriesId, store: &Store, watch: &Watch) -> Eviden
     let mut evidence = Evidence::new();
     evidence.insert("trend".into(), json!(trend(&recent, watch.limits.warn)));
     evidence.insert("recent".into(), json!(recent));
-    evidence.insert("critical_threshold".into(), json!(watch.limits.critical));
+    if watch.limits.critical.is_finite() {
+        evidence.insert("critical_threshold".into(), json!(watch.limits.critical));
+    }
     if watch.flaps > 0 {
         evidence.insert("began_again".into(), json!(watch.flaps));
     }
