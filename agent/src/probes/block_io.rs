@@ -500,7 +500,11 @@ mod tests {
         }
         let disk = xtask::faults::RamDisk::attach(16 << 20).unwrap();
         for (mut attached, probe) in attached() {
-            assert_eq!(counted(&attached, &*probe, &disk, 4096), 4096.0, "{}", attached.source);
+            // The kernel leaves a run out where one of the same program is under way on the CPU, and counts it.
+            let missed = || attached.counts.recursion_misses() as f64;
+            let before = missed();
+            let all = counted(&attached, &*probe, &disk, 4096);
+            assert!((4096.0 - (missed() - before)..=4096.0).contains(&all), "{}: {all}", attached.source);
             assert!(probe.shed(&mut attached.ebpf, 8));
             let estimate = counted(&attached, &*probe, &disk, 4096);
             // Five standard deviations of a binomial distribution: 8 * sqrt(4096 * 1/8 * 7/8) * 5.
