@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Analyzer, Finding, Phase, Row};
 use crate::config::Config;
 use crate::engine::text;
-use crate::model::{KernelEvent, Labels, Metric, Severity, Timestamp, Unit};
+use crate::model::{Evidence, KernelEvent, Labels, Metric, Severity, Timestamp, Unit};
 
 pub(super) const ROW: Row = Row {
     name: "event",
@@ -107,13 +107,23 @@ pub fn row(metric: &str) -> Option<&'static EventRow> {
     EVENTS.iter().find(|row| row.metric.name == metric)
 }
 
+/// How bad an event of this metric is, with these facts; `otherwise` where they make no difference.
+///
+/// An OOM kill that a limit asked for is Critical: somebody set it. One of a host that has no memory left concerns everybody, and one
+/// of a child of PID 1 ended a whole service.
+pub fn severity(metric: &str, evidence: &Evidence, otherwise: Severity) -> Severity {
+    let whole_host = evidence.get("constraint").is_some_and(|constraint| constraint == "none");
+    let service = evidence.get("parent_pid").is_some_and(|parent| parent == 1);
+    if metric == OOM_KILL.name && (whole_host || service) { Severity::Emergency } else { otherwise }
+}
+
 /// The event as a finding.
 pub fn finding(at: Timestamp, row: &EventRow, event: &KernelEvent) -> Finding {
     Finding {
         metric: row.metric.name,
         labels: event.labels.clone(),
         phase: Phase::Occurred,
-        severity: row.severity,
+        severity: severity(row.metric.name, &event.evidence, row.severity),
         value: if event.value.is_finite() { event.value } else { 0.0 },
         threshold: event.threshold.filter(|threshold| threshold.is_finite()),
         message: event.message.clone(),
@@ -231,7 +241,6 @@ impl Analyzer for Event {
 mod tests {
     use super::*;
     use crate::engine::Store;
-    use crate::model::Evidence;
 
     fn retransmit(peer: &str, count: u64) -> KernelEvent {
         KernelEvent {
@@ -296,6 +305,17 @@ mod tests {
             feed(event, 0.0, &step).first().map(|finding| finding.phase)
         };
         assert_eq!([1, 1, 0].map(|count| phase(&mut event, count)), [Phase::Changed, Phase::Changed, Phase::Cleared].map(Some));
+    }
+
+    #[test]
+    fn an_oom_kill_is_as_bad_as_what_it_ended() {
+        let of = |facts: serde_json::Value| severity(OOM_KILL.name, facts.as_object().unwrap(), Severity::Critical);
+        assert_eq!(of(serde_json::json!({ "constraint": "memcg", "parent_pid": 77 })), Severity::Critical);
+        assert_eq!(of(serde_json::json!({})), Severity::Critical);
+        assert_eq!(of(serde_json::json!({ "constraint": "none", "parent_pid": 77 })), Severity::Emergency);
+        assert_eq!(of(serde_json::json!({ "constraint": "memcg", "parent_pid": 1 })), Severity::Emergency);
+        let other = severity("kernel_hung_task", serde_json::json!({ "parent_pid": 1 }).as_object().unwrap(), Severity::Warn);
+        assert_eq!(other, Severity::Warn);
     }
 
     #[test]

@@ -289,6 +289,7 @@ impl Analyzer for StandIn {
         for (name, fact) in &record.facts {
             finding.evidence.entry(name).or_insert_with(|| fact.clone());
         }
+        finding.severity = event::severity(finding.metric, &finding.evidence, finding.severity);
         let Some(signal) = pattern.signal else {
             findings.push(finding);
             return;

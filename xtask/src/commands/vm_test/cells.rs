@@ -62,13 +62,15 @@ fn memcg_oom(stage: &Stage) -> Result<()> {
     expect(
         &alert.body,
         &[
-            ("/severity", json!("critical")),
             ("/labels/comm", json!(oom.comm)),
             ("/labels/cgroup", json!(oom.cgroup)),
             ("/evidence/constraint", json!("memcg")),
             ("/evidence/killed", json!(true)),
         ],
     )?;
+    // The machine's first process has caused it; a child of PID 1 is a service to who knows that.
+    let severity = if alert.body["evidence"]["parent_pid"] == 1 { "emergency" } else { "critical" };
+    expect(&alert.body, &[("/severity", json!(severity))])?;
     if stage.probed("oom") {
         expect(&alert.body, &[("/evidence/limit_bytes", json!(oom.limit_bytes)), ("/evidence/trigger_pid", json!(oom.pid))])?;
     }
@@ -81,7 +83,7 @@ fn global_oom(stage: &Stage) -> Result<()> {
     expect(
         &alert.body,
         &[
-            ("/severity", json!("critical")),
+            ("/severity", json!("emergency")),
             ("/labels/comm", json!(oom.comm)),
             ("/evidence/constraint", json!("none")),
             ("/evidence/killed", json!(true)),
