@@ -169,7 +169,7 @@ fn has_a_say(file: &str, series: &str) -> bool {
     let name = series.split('{').next().unwrap();
     let is = |prefix: &str| name.starts_with(prefix);
     match file {
-        "proc/stat" => is("cpu_"),
+        "proc/stat" => is("cpu_") || is("process_start_time"),
         "proc/loadavg" => is("cpu_load_"),
         "proc/meminfo" | "proc/sys/vm/min_free_kbytes" => is("memory_"),
         "proc/vmstat" => is("memory_") || is("kernel_oom_kills"),

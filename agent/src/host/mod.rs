@@ -20,7 +20,7 @@ pub use file::{ProcFile, ReadError, Text};
 pub use isolate::{Isolate, Stuck};
 pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
 pub use mounts::{Mount, parse_mount};
-pub use process::{Descriptors, Process};
+pub use process::{Descriptors, Process, cgroup_of};
 pub use sockets::{Retransmitting, SocketOwner};
 pub use tcp_states::TcpStates;
 

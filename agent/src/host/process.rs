@@ -217,8 +217,8 @@ fn commonest(counts: &BTreeMap<String, u64>) -> Option<(&str, u64)> {
     counts.iter().max_by_key(|(_, count)| **count).map(|(name, count)| (name.as_str(), *count))
 }
 
-/// `9:memory:/a/b` is version 1, `0::/a/b` version 2.
-fn cgroup_of(text: &str, controller: &str) -> Option<String> {
+/// The path of a cgroup in the text of `/proc/PID/cgroup`: `9:memory:/a/b` is version 1, `0::/a/b` version 2 (cgroups(7)).
+pub fn cgroup_of(text: &str, controller: &str) -> Option<String> {
     let mut unified = None;
     for line in text.lines() {
         let mut parts = line.splitn(3, ':');

@@ -1,5 +1,5 @@
-//! What is said of tracked processes alone, because it takes more files to read: kinds of memory, context switches, I/O, and how
-//! likely the OOM killer is to choose them.
+//! What is said of tracked processes alone, because it takes more files to read: since when they run and in which cgroup, kinds of
+//! memory, context switches, I/O, and how likely the OOM killer is to choose them.
 //!
 //! `io` is read where it can hang alone: up to Linux 5.10 it waits for an exec(2) under way, and that for the file system that the
 //! program is on.
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::entity::Scratch;
-use super::{OOM_SCORE_ADJ, READ, RSS_KINDS, SWITCHES, WRITTEN};
+use super::{OOM_SCORE_ADJ, READ, RSS_KINDS, START, SWITCHES, WRITTEN};
 use crate::collectors::text::{fields, number};
 use crate::collectors::{Batch, keys};
-use crate::host::Host;
+use crate::host::{Host, cgroup_of};
 use crate::model::{Labels, SeriesKey};
 
 /// How long all `io` files may take together.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-/// Looks at a process after which its score is read again; hardly anybody changes one.
-const SCORE_LOOKS: u32 = 10;
+/// Looks at a process after which its score and its cgroup are read again; hardly anybody changes them.
+const LOOKS: u32 = 10;
 
 /// What `/proc/PID/status` says, in its units: kB, and numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,13 +72,16 @@ pub struct Details {
     io: [SeriesKey; 2],
     score: SeriesKey,
     oom_score_adj: Option<i16>,
-    /// Looks until the score is read again.
-    score_due: u32,
+    start: SeriesKey,
+    /// Seconds since the Unix epoch.
+    started: Option<f64>,
+    /// Looks until score and cgroup are read again.
+    due: u32,
 }
 
 impl Details {
-    /// Those of the process with these labels.
-    pub fn new(labels: &Labels) -> Self {
+    /// Those of the process with these labels, which started at this Unix time.
+    pub fn new(labels: &Labels, started: Option<f64>) -> Self {
         let kind = |metric, name: &'static str| SeriesKey::new(metric, labels.clone().with("kind", name));
         let [read, written, score] = keys([&READ, &WRITTEN, &OOM_SCORE_ADJ], labels);
         Self {
@@ -87,7 +90,9 @@ impl Details {
             io: [read, written],
             score,
             oom_score_adj: None,
-            score_due: 0,
+            start: SeriesKey::new(&START, labels.clone()),
+            started,
+            due: 0,
         }
     }
 
@@ -104,11 +109,18 @@ impl Details {
                 batch.push_count(series, count);
             }
         }
-        if self.score_due == 0 {
+        if self.due == 0 {
+            self.due = LOOKS;
             self.oom_score_adj = scratch.find(procfs, pid, "oom_score_adj", parse_score);
-            self.score_due = SCORE_LOOKS;
+            let cgroup = scratch.find(procfs, pid, "cgroup", |text| cgroup_of(std::str::from_utf8(text).ok()?, "memory"));
+            if let Some(cgroup) = cgroup.filter(|cgroup| self.start.labels().get("cgroup") != Some(cgroup)) {
+                self.start = SeriesKey::new(&START, self.start.labels().clone().with("cgroup", cgroup));
+            }
         }
-        self.score_due -= 1;
+        self.due -= 1;
+        if let Some(started) = self.started {
+            batch.push(&self.start, started);
+        }
         if let Some(score) = self.oom_score_adj {
             batch.push(&self.score, f64::from(score));
         }

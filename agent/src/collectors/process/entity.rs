@@ -229,9 +229,18 @@ impl Process {
     }
 
     /// Emits what takes more files to read, but for I/O; whether that is to be read, too. Threads of the kernel have none of it.
-    pub fn emit_details(&mut self, batch: &mut Batch, pid: u32, procfs: &OwnedFd, scratch: &mut Scratch) -> bool {
+    /// `started` turns clock ticks since boot into Unix time.
+    pub fn emit_details(
+        &mut self,
+        batch: &mut Batch,
+        pid: u32,
+        procfs: &OwnedFd,
+        scratch: &mut Scratch,
+        started: impl Fn(u64) -> Option<f64>,
+    ) -> bool {
         if !self.is_kernel_thread {
-            let details = self.details.get_or_insert_with(|| Box::new(Details::new(&labels(pid, &self.comm))));
+            let new = || Box::new(Details::new(&labels(pid, &self.comm), started(self.start)));
+            let details = self.details.get_or_insert_with(new);
             details.emit(batch, pid, procfs, scratch);
         }
         !self.is_kernel_thread

@@ -35,7 +35,7 @@ use crate::model::{Labels, SeriesKey};
 pub const ROW: Row = Row {
     name: "process",
     summary: "processes in total, and CPU, memory, threads and descriptors of those that matter",
-    source: "/proc/PID/{stat,status,fd,limits,io,oom_score_adj,task}",
+    source: "/proc/PID/{stat,status,fd,limits,io,cgroup,oom_score_adj,task}",
     interval: |config| config.collector.process_interval,
     build: |config, host| Box::new(Processes::new(host, &config.collector.process)),
     metrics: METRICS,
@@ -49,6 +49,8 @@ metrics! {
         "Processes whose main thread is in uninterruptible sleep (/proc/PID/stat, state D).";
     gauge CPU: Percent = "process_cpu_percent", "Processor time of the process by time; 100 is one core (/proc/PID/stat).";
     gauge RSS: Bytes = "process_rss_bytes", "Resident memory of the process (/proc/PID/stat).";
+    gauge START: Seconds = "process_start_time_seconds",
+        "When the process started, in seconds since the Unix epoch, and its memory cgroup (/proc/PID/stat, /proc/PID/cgroup).";
     gauge RSS_KINDS: Bytes = "process_rss_kind_bytes",
         "Resident memory of the process by kind: anon, file, shmem (/proc/PID/status, Linux 4.5).";
     counter SWITCHES: Count = "process_context_switches_total",
@@ -84,6 +86,8 @@ struct Processes {
     patterns: Vec<Pattern>,
     page_size: f64,
     ticks_per_second: f64,
+    /// When the host was booted, in seconds since the Unix epoch.
+    boot: Option<f64>,
     procfs: Option<(OwnedFd, Counting)>,
     processes: Entities<u32, Process>,
     totals: [SeriesKey; 4],
@@ -109,6 +113,7 @@ impl Processes {
             patterns: config.track_patterns.clone(),
             page_size: rustix::param::page_size() as f64,
             ticks_per_second: rustix::param::clock_ticks_per_second() as f64,
+            boot: None,
             procfs: None,
             processes: Entities::default(),
             totals: keys([&COUNT, &THREAD_COUNT, &ZOMBIES, &BLOCKED], &Labels::new()),
@@ -222,6 +227,11 @@ impl Processes {
     fn emit(&mut self, batch: &mut Batch, procfs: &OwnedFd, counting: Counting) {
         let mut told = 0;
         self.io.pids.clear();
+        if self.boot.is_none() {
+            self.boot = std::fs::read(self.host.procfs("stat")).ok().and_then(|text| parse_boot_time(&text));
+        }
+        let (boot, ticks_per_second) = (self.boot, self.ticks_per_second);
+        let started = |ticks| Some(boot? + ticks as f64 / ticks_per_second);
         for (&pid, process) in self.processes.iter_mut() {
             if !process.is_fresh && !process.is_tracked() {
                 continue;
@@ -230,7 +240,7 @@ impl Processes {
             if process.is_tracked() || descriptors.usage.is_some_and(|usage| usage > NOTABLE_FD_USAGE) {
                 process.emit(batch, pid, descriptors);
             }
-            if process.is_tracked() && process.emit_details(batch, pid, procfs, &mut self.scratch) {
+            if process.is_tracked() && process.emit_details(batch, pid, procfs, &mut self.scratch, started) {
                 self.io.pids.push(pid);
             }
             if let Some((open, limit)) = descriptors.exhausted {
@@ -270,6 +280,12 @@ impl Collector for Processes {
     fn collect(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         self.run(batch).map_err(|cause| ReadError { path: self.host.procfs(""), cause })
     }
+}
+
+/// When the host was booted, in seconds since the Unix epoch: `btime` in the text of `/proc/stat`.
+fn parse_boot_time(text: &[u8]) -> Option<f64> {
+    let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"btime "))?;
+    number(value.trim_ascii()).map(|seconds| seconds as f64)
 }
 
 /// Whether a pattern matches the command's name or, only then asked for, its command line.
