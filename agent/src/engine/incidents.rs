@@ -1,6 +1,8 @@
 //! From findings to messages: folds repetitions into incidents, follows each from begin to end, and names both.
 //!
-//! The identity of an incident is its metric and labels. Its severity only rises; a person who was told "critical" is next told
+//! A finding is named by its metric and labels; the same name is the same incident. So are findings about the same subject that begin
+//! within [`TOGETHER`] of each other: the same process, device, mount, interface, cgroup or peer. The latest of the worst of them
+//! speaks for the incident. Its severity only rises; a person who was told "critical" is next told
 //! that it is over. A condition (a limit passed) is told when it begins, when it gets worse and when it is over; events are told
 //! when they begin, at most every `min_interval` while they go on, and when they have not come for `dedup_window`. Routing, rate
 //! limits and delivery are not decided here.
@@ -12,6 +14,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::analyzers::{Finding, Phase};
+use super::chains::{Identity, Link};
 use super::text;
 use crate::config::Config;
 use crate::model::{Alert, Evidence, Labels, Severity, Status, Timestamp};
@@ -21,6 +24,23 @@ pub const MAX_OPEN: usize = 10_000;
 
 /// Ids that a new incident must not have again.
 const RECENT_IDS: usize = 1024;
+/// Longest silence of an incident after which what begins with the same subject is part of it.
+const TOGETHER: Duration = Duration::from_secs(5 * 60);
+/// Findings that an incident is made of, at most; a further one is another incident.
+const MAX_MEMBERS: usize = 128;
+/// Links of a chain that are kept: the first and the latest.
+const MAX_LINKS: usize = 16;
+
+/// A finding that an incident is made of.
+#[derive(Clone, Debug)]
+struct Member {
+    identity: Identity,
+    /// Whether silence ends it; otherwise an analyzer does.
+    by_silence: bool,
+    last_seen: Timestamp,
+    /// Whether an analyzer has ended it.
+    is_over: bool,
+}
 
 /// Something that began and is not over.
 #[derive(Clone, Debug)]
@@ -49,8 +69,12 @@ pub struct Incident {
     pub witnesses: BTreeSet<&'static str>,
     /// Who should have seen it and did not, in sentences.
     disagreements: Vec<String>,
-    /// Whether silence ends it; otherwise an analyzer does.
-    by_silence: bool,
+    /// What it is made of; the first of them is what it began with.
+    members: Vec<Member>,
+    /// The place of the member that speaks for it.
+    speaker: usize,
+    /// Causes, findings and effects, in the order of time.
+    chain: Vec<Link>,
     evidence: Evidence,
     /// Messages sent.
     messages: u64,
@@ -65,8 +89,11 @@ impl Incident {
         self.last_message = at;
         self.untold = 0;
         let mut evidence = self.evidence.clone();
+        if self.chain.len() > 1 {
+            evidence.insert("chain".into(), self.chain.iter().map(Link::value).collect());
+        }
         // A condition of samples has no other witness.
-        if self.by_silence {
+        if self.by_silence() {
             evidence.insert("witnesses".into(), json!(self.witnesses));
         }
         if !self.disagreements.is_empty() {
@@ -89,13 +116,64 @@ impl Incident {
         }
     }
 
-    /// Takes what a later finding says.
-    fn take(&mut self, at: Timestamp, finding: Finding) {
+    /// Whether what speaks for it ends by silence.
+    fn by_silence(&self) -> bool {
+        self.members.get(self.speaker).is_some_and(|member| member.by_silence)
+    }
+
+    /// Whether all that it is made of is over.
+    fn is_over(&self, at: Timestamp, silence: Duration) -> bool {
+        self.members.iter().all(|member| member.is_over || member.by_silence && at.since(member.last_seen) >= silence)
+    }
+
+    fn member(&mut self, identity: &Identity) -> Option<(usize, &mut Member)> {
+        self.members.iter_mut().enumerate().find(|(_, member)| member.identity == *identity)
+    }
+
+    /// Adds links; of too many the first and the latest stay.
+    fn link(&mut self, links: impl IntoIterator<Item = Link>) {
+        for link in links {
+            if !self.chain.iter().any(|known| known.kind == link.kind && known.text == link.text) {
+                let place = self.chain.partition_point(|known| known.at <= link.at);
+                self.chain.insert(place, link);
+            }
+        }
+        while self.chain.len() > MAX_LINKS {
+            self.chain.remove(MAX_LINKS / 2);
+        }
+    }
+
+    /// Takes a finding that has not been part of it: which of its messages is due, if any.
+    fn join(&mut self, at: Timestamp, identity: Identity, finding: Finding, causes: Vec<Link>, min_interval: Duration) -> bool {
+        let is_new_kind = self.members.iter().all(|member| member.identity.0 != finding.metric);
+        let (worse, as_bad) = (finding.severity > self.severity, finding.severity >= self.severity);
+        self.link(causes.into_iter().chain([of_finding(&finding)]));
+        let by_silence = finding.phase == Phase::Occurred;
+        self.members.push(Member { identity, by_silence, last_seen: at, is_over: false });
+        if as_bad {
+            self.speaker = self.members.len() - 1;
+            (self.metric, self.labels) = (finding.metric, finding.labels.clone());
+            // Nobody has confirmed or denied this one.
+            self.witnesses.clear();
+            self.disagreements.clear();
+            self.take(at, finding);
+        } else {
+            self.count(at, &finding);
+        }
+        worse || is_new_kind || at.since(self.last_message) >= min_interval
+    }
+
+    fn count(&mut self, at: Timestamp, finding: &Finding) {
         self.last_seen = at;
         self.count = self.count.saturating_add(finding.count);
         self.untold = self.untold.saturating_add(finding.count);
-        self.witnesses.insert(finding.source);
         self.severity = self.severity.max(finding.severity);
+    }
+
+    /// Takes what a later finding says.
+    fn take(&mut self, at: Timestamp, finding: Finding) {
+        self.count(at, &finding);
+        self.witnesses.insert(finding.source);
         if finding.count == 0 && finding.phase != Phase::Cleared {
             self.evidence.extend(finding.evidence);
             return;
@@ -143,7 +221,9 @@ pub struct Incidents {
     recovery_enabled: bool,
     /// In the order in which they were opened.
     open: BTreeMap<u64, Incident>,
-    by_identity: BTreeMap<(&'static str, Labels), u64>,
+    by_identity: BTreeMap<Identity, u64>,
+    /// By kind of subject and its name, the incident that was about it last.
+    by_subject: BTreeMap<(&'static str, String), u64>,
     next_serial: u64,
     recent_ids: VecDeque<u64>,
     counts: Counts,
@@ -158,6 +238,7 @@ impl Incidents {
             recovery_enabled: true,
             open: BTreeMap::new(),
             by_identity: BTreeMap::new(),
+            by_subject: BTreeMap::new(),
             next_serial: 0,
             recent_ids: VecDeque::new(),
             counts: Counts::default(),
@@ -182,7 +263,14 @@ impl Incidents {
         self.counts
     }
 
-    pub(super) fn take(&mut self, at: Timestamp, finding: Finding, alerts: &mut Vec<Alert>) {
+    /// Whether a finding says something that no open incident has said.
+    pub(super) fn begins(&self, finding: &Finding) -> bool {
+        matches!(finding.phase, Phase::Occurred | Phase::Holds | Phase::Changed)
+            && !self.by_identity.contains_key(&(finding.metric, finding.labels.clone()))
+    }
+
+    /// Takes a finding, and where it [begins](Self::begins) something, what led to it.
+    pub(super) fn take(&mut self, at: Timestamp, finding: Finding, causes: Vec<Link>, alerts: &mut Vec<Alert>) {
         self.counts.findings += 1;
         let identity = (finding.metric, finding.labels.clone());
         let known = self.by_identity.get(&identity).copied();
@@ -205,8 +293,17 @@ impl Incidents {
             }
             (Phase::Witnessed | Phase::Disputed, None) => {}
             (Phase::Cleared, Some(incident)) => {
-                incident.take(at, finding);
-                if let Some(serial) = known {
+                let speaks = incident.member(&identity).map(|(place, member)| {
+                    (member.is_over, member.last_seen) = (true, at);
+                    place
+                });
+                if speaks == Some(incident.speaker) {
+                    incident.take(at, finding);
+                } else {
+                    incident.count(at, &finding);
+                }
+                let is_over = incident.is_over(at, self.dedup_window);
+                if let Some(serial) = known.filter(|_| is_over) {
                     let message = self.open.get(&serial).map(|incident| incident.message.clone()).unwrap_or_default();
                     self.close(at, serial, message, alerts);
                 }
@@ -215,28 +312,90 @@ impl Incidents {
             (Phase::Occurred | Phase::Holds | Phase::Changed, Some(incident)) => {
                 let before = incident.severity;
                 let changed = finding.phase == Phase::Changed;
-                incident.take(at, finding);
-                let worse = incident.severity > before;
-                let goes_on = incident.by_silence && incident.untold > 0 && at.since(incident.last_message) >= self.min_interval;
+                let place = incident.member(&identity).map(|(place, member)| {
+                    (member.is_over, member.last_seen) = (false, at);
+                    place
+                });
+                let worse = finding.severity > before;
+                if place == Some(incident.speaker) {
+                    incident.take(at, finding);
+                } else if let Some(place) = place.filter(|_| worse) {
+                    incident.speaker = place;
+                    (incident.metric, incident.labels) = identity;
+                    incident.take(at, finding);
+                } else {
+                    incident.count(at, &finding);
+                }
+                let by_silence = incident.by_silence();
+                let goes_on = by_silence && incident.untold > 0 && at.since(incident.last_message) >= self.min_interval;
                 if worse || goes_on || changed {
-                    let message = if incident.by_silence { incident.repeated(at) } else { incident.message.clone() };
+                    let message = if by_silence { incident.repeated(at) } else { incident.message.clone() };
                     alerts.push(incident.alert(at, Status::Updated, message));
                     self.counts.updated += 1;
                 }
             }
-            (Phase::Occurred | Phase::Holds | Phase::Changed, None) => self.open(at, identity, finding, alerts),
+            (Phase::Occurred | Phase::Holds | Phase::Changed, None) => self.begin(at, identity, finding, causes, alerts),
         }
     }
 
-    fn open(&mut self, at: Timestamp, identity: (&'static str, Labels), finding: Finding, alerts: &mut Vec<Alert>) {
+    /// Tells what came of something that was found earlier, where its incident is still open.
+    pub(super) fn add_effect(&mut self, at: Timestamp, identity: &Identity, link: Link, alerts: &mut Vec<Alert>) {
+        let serial = self.by_identity.get(identity);
+        let Some(incident) = serial.and_then(|serial| self.open.get_mut(serial)) else { return };
+        let message = format!("{}; {}", incident.message, link.text);
+        if incident.chain.is_empty() {
+            return;
+        }
+        incident.link([link]);
+        alerts.push(incident.alert(at, Status::Updated, message));
+        self.counts.updated += 1;
+    }
+
+    /// Something that no open incident has said: part of one that is about the same subject, or an incident of its own.
+    fn begin(&mut self, at: Timestamp, identity: Identity, finding: Finding, causes: Vec<Link>, alerts: &mut Vec<Alert>) {
+        let subjects: Vec<_> = subjects(&finding).collect();
+        let same = subjects.iter().find_map(|subject| self.by_subject.get(subject).copied());
+        let incident = same
+            .and_then(|serial| Some((serial, self.open.get_mut(&serial)?)))
+            .filter(|(_, incident)| at.since(incident.last_seen) <= TOGETHER && incident.members.len() < MAX_MEMBERS);
+        let serial = match incident {
+            Some((serial, incident)) => {
+                let message = match finding.severity >= incident.severity {
+                    true => format!("{} (after: {})", finding.message, incident.message),
+                    false => format!("{} (also: {})", incident.message, finding.message),
+                };
+                if incident.join(at, identity.clone(), finding, causes, self.min_interval) {
+                    alerts.push(incident.alert(at, Status::Updated, message));
+                    self.counts.updated += 1;
+                }
+                serial
+            }
+            None => match self.open(at, identity.clone(), finding, causes, alerts) {
+                Some(serial) => serial,
+                None => return,
+            },
+        };
+        self.by_identity.insert(identity, serial);
+        self.by_subject.extend(subjects.into_iter().map(|subject| (subject, serial)));
+    }
+
+    fn open(
+        &mut self,
+        at: Timestamp,
+        identity: Identity,
+        finding: Finding,
+        causes: Vec<Link>,
+        alerts: &mut Vec<Alert>,
+    ) -> Option<u64> {
         if self.open.len() >= MAX_OPEN {
             self.counts.crowded_out += 1;
-            let oldest = self.open.iter().find(|(_, incident)| incident.by_silence).map(|(serial, _)| *serial);
-            let Some(incident) = oldest.and_then(|serial| self.open.remove(&serial)) else { return };
-            self.by_identity.remove(&(incident.metric, incident.labels));
+            let oldest = self.open.iter().find(|(_, incident)| incident.by_silence()).map(|(serial, _)| *serial)?;
+            self.remove(oldest);
         }
+        let chain = of_finding(&finding);
         let mut evidence = finding.evidence;
         evidence.entry("source").or_insert_with(|| json!(finding.source));
+        let by_silence = finding.phase == Phase::Occurred;
         let mut incident = Incident {
             id: self.id(finding.metric, &finding.labels, finding.since),
             metric: finding.metric,
@@ -250,23 +409,39 @@ impl Incidents {
             count: finding.count.max(1),
             witnesses: BTreeSet::from([finding.source]),
             disagreements: Vec::new(),
-            by_silence: finding.phase == Phase::Occurred,
+            members: vec![Member { identity, by_silence, last_seen: at, is_over: false }],
+            speaker: 0,
+            chain: Vec::new(),
             evidence,
             messages: 0,
             last_message: at,
             untold: 0,
         };
+        incident.link(causes.into_iter().chain([chain]));
         let message = incident.message.clone();
         alerts.push(incident.alert(at, Status::Firing, message));
         self.counts.firing += 1;
-        self.by_identity.insert(identity, self.next_serial);
-        self.open.insert(self.next_serial, incident);
+        let serial = self.next_serial;
+        self.open.insert(serial, incident);
         self.next_serial += 1;
+        Some(serial)
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Incident> {
+        let incident = self.open.remove(&serial)?;
+        for member in &incident.members {
+            self.by_identity.remove(&member.identity);
+            for subject in subjects_of(&member.identity.1) {
+                if self.by_subject.get(&subject) == Some(&serial) {
+                    self.by_subject.remove(&subject);
+                }
+            }
+        }
+        Some(incident)
     }
 
     fn close(&mut self, at: Timestamp, serial: u64, message: String, alerts: &mut Vec<Alert>) {
-        let Some(mut incident) = self.open.remove(&serial) else { return };
-        self.by_identity.remove(&(incident.metric, incident.labels.clone()));
+        let Some(mut incident) = self.remove(serial) else { return };
         if self.recovery_enabled {
             alerts.push(incident.alert(at, Status::Resolved, format!("[RESOLVED] {message}")));
             self.counts.resolved += 1;
@@ -276,21 +451,29 @@ impl Incidents {
     /// Ends the incidents whose events have stopped.
     pub(super) fn tick(&mut self, at: Timestamp, alerts: &mut Vec<Alert>) {
         let mut over = Vec::new();
-        for (serial, incident) in self.open.iter_mut().filter(|(_, incident)| incident.by_silence) {
+        for (serial, incident) in &mut self.open {
             // A clock that was set back must not keep an incident open until it has caught up.
             incident.last_seen = incident.last_seen.min(at);
             incident.last_message = incident.last_message.min(at);
-            if at.since(incident.last_seen) >= self.dedup_window {
+            let mut by_silence = false;
+            for member in &mut incident.members {
+                member.last_seen = member.last_seen.min(at);
+                by_silence |= member.by_silence;
+            }
+            if by_silence && incident.is_over(at, self.dedup_window) {
                 over.push(*serial);
             }
         }
         for serial in over {
             let Some(incident) = self.open.get(&serial) else { continue };
-            let mut message = format!("{}: not seen again for {}", incident.message, text::duration(self.dedup_window));
-            if incident.count > 1 {
-                let span = text::duration(incident.last_seen.since(incident.started));
-                // Writing to a string cannot fail.
-                let _ = write!(message, ", after {} within {span}", text::counted(incident.count, "event"));
+            let mut message = incident.message.clone();
+            if incident.by_silence() {
+                let _ = write!(message, ": not seen again for {}", text::duration(self.dedup_window));
+                if incident.count > 1 {
+                    let span = text::duration(incident.last_seen.since(incident.started));
+                    // Writing to a string cannot fail.
+                    let _ = write!(message, ", after {} within {span}", text::counted(incident.count, "event"));
+                }
             }
             self.close(at, serial, message, alerts);
         }
@@ -316,6 +499,36 @@ impl Incidents {
         self.recent_ids.push_back(hash.0);
         format!("{:016x}", hash.0)
     }
+}
+
+/// A finding as a link of the chain that it is in.
+fn of_finding(finding: &Finding) -> Link {
+    Link { at: finding.since, kind: finding.metric, text: finding.message.clone(), evidence: Evidence::new() }
+}
+
+/// What a finding is about, as far as other findings can be about the same.
+fn subjects(finding: &Finding) -> impl Iterator<Item = (&'static str, String)> {
+    subjects_of(&finding.labels)
+}
+
+fn subjects_of(labels: &Labels) -> impl Iterator<Item = (&'static str, String)> {
+    let label = |name| labels.get(name).filter(|value| !value.is_empty());
+    // File systems that are no device's share a name where the device's stands.
+    let device = if label("mount").is_some() { None } else { label("device") };
+    // A process that is gone is shown in the root of version 1 hierarchies, which is no subject.
+    let cgroup = label("cgroup").filter(|cgroup| *cgroup != "/");
+    // Without the port, which differs by connection.
+    let peer = label("peer").map(|peer| peer.rsplit_once(':').map_or(peer, |(host, _)| host));
+    let of = |kind: &'static str, value: Option<&str>| value.map(|value| (kind, value.to_owned()));
+    let all = [
+        of("pid", label("pid")),
+        of("mount", label("mount")),
+        of("device", device),
+        of("interface", label("interface")),
+        of("cgroup", cgroup),
+        of("peer", peer),
+    ];
+    all.into_iter().flatten()
 }
 
 /// <http://www.isthe.com/chongo/tech/comp/fnv/>: unlike the standard library's hasher, the same in every release.

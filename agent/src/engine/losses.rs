@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::analyzers::event;
 use super::store::SeriesId;
+use super::text::time;
 use crate::model::{Alert, KernelEvent, SeriesKey, Timestamp};
 
 /// Spans that are remembered; beyond that the oldest is forgotten.
@@ -142,9 +143,4 @@ impl Span {
     fn value(&self) -> Value {
         json!({ "source": self.source, self.name: self.count, "from": time(self.from), "to": time(self.to) })
     }
-}
-
-/// RFC 3339, to the second: no loss is known more exactly.
-fn time(at: Timestamp) -> String {
-    jiff::Timestamp::from_second(at.as_nanos().div_euclid(1_000_000_000)).unwrap_or_default().to_string()
 }

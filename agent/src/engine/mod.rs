@@ -6,6 +6,7 @@
 //! go to all analyzers; what those find becomes incidents, and incidents become alerts.
 
 pub mod analyzers;
+pub mod chains;
 mod incidents;
 mod losses;
 pub mod patterns;
@@ -22,6 +23,7 @@ pub use store::{MAX_SERIES, MEMORY_BUDGET, SeriesId, Store};
 use crate::config::Config;
 use crate::model::{Alert, Histogram, Observation, Sample, SeriesKey, Timestamp};
 use analyzers::{ANALYZERS, Analyzer, Finding};
+use chains::{Chains, Identity, Link};
 use incidents::Incidents;
 use losses::Losses;
 use store::Inserted;
@@ -36,11 +38,13 @@ pub struct Engine {
     histograms: (Timestamp, Vec<Histogram>),
     analyzers: Vec<Box<dyn Analyzer>>,
     losses: Losses,
-    /// By series id: bit n is set where analyzer n watches the series, the bit behind them where it counts losses.
+    chains: Chains,
+    /// By series id: bit n is set where analyzer n watches the series, the last bits where it counts losses or belongs to a story.
     watched_by: Vec<u32>,
     incidents: Incidents,
     /// Buffers that are empty between two observations.
     findings: Vec<Finding>,
+    effects: Vec<(Identity, Link)>,
     removed: Vec<(SeriesId, SeriesKey)>,
     last_sweep: Option<Timestamp>,
     samples: u64,
@@ -49,9 +53,11 @@ pub struct Engine {
 
 /// The bit of series that count losses.
 const LOSSES: u32 = 31;
+/// The bit of series that stories want.
+const STORIES: u32 = 30;
 
 // One bit an analyzer.
-const _: () = assert!(ANALYZERS.len() <= LOSSES as usize);
+const _: () = assert!(ANALYZERS.len() <= STORIES as usize);
 
 impl Engine {
     /// An engine that has seen nothing yet. `hostname` goes into the ids of incidents.
@@ -61,6 +67,8 @@ impl Engine {
             histograms: (Timestamp::default(), Vec::new()),
             analyzers: ANALYZERS.iter().map(|row| (row.build)(config)).collect(),
             losses: Losses::default(),
+            chains: Chains::new(),
+            effects: Vec::new(),
             watched_by: Vec::new(),
             incidents: Incidents::new(config, hostname),
             findings: Vec::new(),
@@ -114,7 +122,12 @@ impl Engine {
             }
         }
         for finding in self.findings.drain(..) {
-            self.incidents.take(at, finding, alerts);
+            let begins = self.incidents.begins(&finding);
+            let causes = if begins { self.chains.causes(at, &finding, &self.store) } else { Vec::new() };
+            self.incidents.take(at, finding, causes, alerts);
+        }
+        for (identity, link) in self.effects.drain(..) {
+            self.incidents.add_effect(at, &identity, link, alerts);
         }
         alerts.iter_mut().skip(told_before).for_each(|alert| self.losses.tell(alert));
     }
@@ -190,6 +203,9 @@ impl Engine {
         if watched_by & (1 << LOSSES) != 0 {
             self.losses.sample(at, id, sample.value);
         }
+        if watched_by & (1 << STORIES) != 0 {
+            self.effects.extend(self.chains.effect(at, id, sample.value, &self.store));
+        }
         while watched_by != 0 {
             if let Some(analyzer) = self.analyzers.get_mut(watched_by.trailing_zeros() as usize) {
                 analyzer.sample(at, id, sample.value, &self.store, &mut self.findings);
@@ -199,7 +215,7 @@ impl Engine {
     }
 
     fn ask_who_watches(&mut self, id: SeriesId, key: &SeriesKey) {
-        let mut watched_by = u32::from(self.losses.watch(id, key)) << LOSSES;
+        let mut watched_by = u32::from(self.losses.watch(id, key)) << LOSSES | u32::from(self.chains.watch(key)) << STORIES;
         for (bit, analyzer) in (0u32..).zip(&mut self.analyzers) {
             watched_by |= u32::from(analyzer.watch(id, key)) << bit;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Unit, bytes};
+use crate::model::{Timestamp, Unit, bytes};
 
 /// The two largest units that are not zero: `5 min 30 s`, `2 h`, `3 d 4 h`; `0 s` below a second.
 pub(super) fn duration(duration: Duration) -> String {
@@ -50,6 +50,11 @@ pub(super) fn limit(limit: f64, unit: Unit) -> String {
 /// `1 event`, `2 events`.
 pub(super) fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+/// RFC 3339 in UTC, to the second: what is told of the past is known no more exactly.
+pub(super) fn time(at: Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_nanos().div_euclid(1_000_000_000)).unwrap_or_default().to_string()
 }
 
 #[cfg(test)]

@@ -40,6 +40,20 @@ impl Host {
         files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
     }
 
+    /// How often a memory cgroup has hit its limit: `max` of `memory.events`; in version 1 `memory.failcnt`, and that of memory with
+    /// swap, whose limit is hit first where both are the same.
+    pub fn memory_limit_hits(&self, cgroup: &str) -> Option<u64> {
+        let relative = Path::new(cgroup).strip_prefix("/").ok()?;
+        let root = self.sysfs("fs/cgroup");
+        if let Ok(events) = std::fs::read_to_string(root.join(relative).join("memory.events")) {
+            return events.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
+        }
+        let directory = root.join("memory").join(relative);
+        let count = |file| std::fs::read_to_string(directory.join(file)).ok()?.trim().parse::<u64>().ok();
+        let with_swap = count("memory.memsw.failcnt").unwrap_or(0);
+        count("memory.failcnt").map(|count| count.saturating_add(with_swap))
+    }
+
     /// Of the descriptors of process `pid`: how many of which kind, and what most of them lead to. May wait.
     pub fn descriptor_facts(&self, pid: u32, open: &Descriptors, tell: Tell<'_>) {
         if open.kinds.is_empty() {

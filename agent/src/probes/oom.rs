@@ -192,6 +192,7 @@ impl Probe for Oom {
             if limited {
                 let limiting = report.limiting_cgroup.unwrap_or_else(|| path.clone());
                 facts.evidence("limit_bytes", self.host.memory_limit(&limiting));
+                facts.evidence("limit_hits", self.host.memory_limit_hits(&limiting));
                 facts.evidence("limit_cgroup", Some(limiting));
             }
             facts.label("cgroup", path);

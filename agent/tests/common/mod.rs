@@ -23,7 +23,8 @@ pub const TRANSPORTS: [(&str, &str); 2] = [("ringbuf", "ring buffer"), ("perf", 
 pub struct Stage {
     /// Its process.
     pub agent: AgentProcess,
-    receiver: Receiver,
+    /// Where its messages go.
+    pub receiver: Receiver,
     _data_dir: TempDir,
 }
 
@@ -69,8 +70,7 @@ impl Stage {
     pub fn strike(mut self, alert: &Received) -> BTreeMap<String, BTreeMap<String, u64>> {
         let stopped = self.agent.stop(STOP_WITHIN).unwrap();
         assert!(stopped.status.success(), "{stopped:?}");
-        let (metric, labels) = (&alert.body["metric"], &alert.body["labels"]);
-        let same = |received: &&Received| received.body["metric"] == *metric && received.body["labels"] == *labels;
+        let same = |received: &&Received| received.body["id"] == alert.body["id"];
         let all = self.receiver.all();
         let firing: Vec<&Received> = all.iter().filter(same).filter(|received| received.body["status"] == "firing").collect();
         assert_eq!(firing.len(), 1, "{firing:#?}");

@@ -1,5 +1,6 @@
 //! The engine from outside: observations in, alerts out, in simulated time.
 
+mod chains;
 mod events;
 mod kernel_log;
 mod losses;

@@ -113,7 +113,7 @@ impl MemcgOom {
 
 /// Makes a cgroup with a memory limit to set, at the root of the hierarchy or, where that is closed, below our own cgroup.
 /// Returns its directory and whether it is of version 2.
-fn make_cgroup(undo: &mut Undo) -> Result<(PathBuf, bool)> {
+pub(super) fn make_cgroup(undo: &mut Undo) -> Result<(PathBuf, bool)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     let (mount, v2) = memory_hierarchy(&mounts).context("no cgroup hierarchy with the memory controller is mounted")?;
     let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
