@@ -24,14 +24,15 @@ fn process(host: &mut Host, pid: &str, comm: &str, cgroup: &str, ago: i64) -> Se
 
 fn links(alert: &Alert) -> Vec<&str> {
     let chain = alert.evidence.get("chain").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    chain.iter().map(|link| link["link"].as_str().unwrap()).collect()
+    chain.iter().map(|link| link["link"].as_str().unwrap_or_default()).collect()
 }
 
 /// A kill of `pid` in `/app/victim`, because of a limit on `/app`.
 fn kill(pid: &str) -> sysops_agent::model::KernelEvent {
     let labels = [("pid", pid), ("comm", "db"), ("cgroup", "/app/victim")];
     let mut kill = event("kernel_oom_kill", &labels, &format!("OOM killer killed db (pid {pid})"));
-    kill.evidence = json!({ "constraint": "memcg", "limit_cgroup": "/app", "parent_pid": 40 }).as_object().unwrap().clone();
+    let facts = [("constraint", json!("memcg")), ("limit_cgroup", json!("/app")), ("parent_pid", json!(40))];
+    kill.evidence = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
     kill
 }
 

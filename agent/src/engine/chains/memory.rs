@@ -92,9 +92,18 @@ fn is_below(cgroup: &str, top: &str) -> bool {
     top == "/" || cgroup.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// How a process grew, in bytes.
+struct Growth<'a> {
+    since: Timestamp,
+    from: f64,
+    to: f64,
+    key: &'a SeriesKey,
+    cgroup: Option<&'a str>,
+}
+
 /// The process that grew most, of those that the limit is shared by.
 fn grower(at: Timestamp, store: &Store, limit: Option<&str>) -> Option<Link> {
-    let mut most: Option<(f64, Timestamp, f64, f64, &SeriesKey, Option<&str>)> = None;
+    let mut most: Option<Growth<'_>> = None;
     for (id, key) in series(store, "process_rss_bytes", &[]) {
         let pid = key.labels().get("pid").unwrap_or_default();
         let cgroup = series(store, START, &[("pid", pid)]).find_map(|(_, key)| key.labels().get("cgroup"));
@@ -111,11 +120,11 @@ fn grower(at: Timestamp, store: &Store, limit: Option<&str>) -> Option<Link> {
         let Some(last) = last else { continue };
         let growth = last - least;
         let matters = growth >= LEAST_GROWTH && growth >= last * LEAST_SHARE;
-        if matters && most.as_ref().is_none_or(|(known, ..)| growth > *known) {
-            most = Some((growth, since, least, last, key, cgroup));
+        if matters && most.as_ref().is_none_or(|most| growth > most.to - most.from) {
+            most = Some(Growth { since, from: least, to: last, key, cgroup });
         }
     }
-    let (growth, since, least, last, key, cgroup) = most?;
+    let Growth { since, from: least, to: last, key, cgroup } = most?;
     let label = |name| key.labels().get(name).unwrap_or("?");
     let mut evidence = Evidence::new();
     evidence.insert("comm".into(), json!(label("comm")));
@@ -127,7 +136,7 @@ fn grower(at: Timestamp, store: &Store, limit: Option<&str>) -> Option<Link> {
     evidence.insert("to_bytes".into(), json!(last));
     let seconds = at.since(since).as_secs_f64();
     if seconds > 0.0 {
-        evidence.insert("bytes_per_second".into(), json!((growth / seconds).round()));
+        evidence.insert("bytes_per_second".into(), json!(((last - least) / seconds).round()));
     }
     let place = cgroup.map(|cgroup| format!(" in cgroup {cgroup}")).unwrap_or_default();
     let text = format!(
