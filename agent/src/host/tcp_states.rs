@@ -1,8 +1,8 @@
 //! How many TCP sockets there are by state, as PID 1 sees them.
 //!
 //! The kernel counts connections that are established or in TIME-WAIT; sockets in the other states have to be walked. sock_diag(7)
-//! leaves out what is not asked for, so that a million established connections cost nothing but the walk over their hash
-//! table. It answers for the network namespace of this process alone. Where PID 1 is in another one, and where the kernel has no
+//! leaves out what is not asked for, so that a million established connections cost nothing but the two walks over their hash
+//! table, one for each address family. It answers for the network namespace of this process alone. Where PID 1 is in another one, and where the kernel has no
 //! sock_diag, `/proc/PID/net/tcp` is read instead, up to a limit: it writes a line for every single connection.
 
 use std::fs::File;
@@ -11,6 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable,
+};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, SockDiagMessage};
 use rustix::fs::{PROC_SUPER_MAGIC, statfs};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
@@ -18,8 +23,6 @@ use super::Host;
 
 /// State numbers run from 1 to 12 (include/net/tcp_states.h).
 const STATES: usize = 13;
-const ESTABLISHED: u32 = 1;
-const TIME_WAIT: u32 = 6;
 
 /// Most sockets that are counted; beyond that the counts are lower bounds.
 const MAX_SOCKETS: u64 = 200_000;
@@ -95,68 +98,80 @@ fn is_own_namespace(file: &Path) -> bool {
     is_procfs && inode(file).is_some_and(|own| inode(Path::new("/proc/self/net/tcp")) == Some(own))
 }
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// The request of Linux 2.6, which alone takes both address families in one walk over the hash table (net/ipv4/inet_diag.c).
-const TCPDIAG_GETSOCK: u16 = 18;
-/// `NLM_F_REQUEST | NLM_F_DUMP`
-const FLAGS: u16 = 0x301;
-const HEADER: usize = 16;
-
 /// Counts through sock_diag, but for sockets that are established or in TIME-WAIT.
 fn ask_kernel() -> io::Result<TcpStates> {
     let begun = Instant::now();
     let mut states = TcpStates::default();
     let mut buffer = vec![0; CHUNK];
     let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    send(&socket, &request(), SendFlags::empty())?;
-    loop {
-        let (len, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-        if parse_answer(buffer.get(..len).unwrap_or_default(), &mut states)? {
-            return Ok(states);
-        }
-        if states.total() >= MAX_SOCKETS || begun.elapsed() > BUDGET {
-            states.cut = true;
-            return Ok(states);
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        send(&socket, &request(family, any), SendFlags::empty())?;
+        loop {
+            let (len, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+            if parse_answer(buffer.get(..len).unwrap_or_default(), &mut states)? {
+                break;
+            }
+            if states.total() >= MAX_SOCKETS || begun.elapsed() > BUDGET {
+                states.cut = true;
+                return Ok(states);
+            }
         }
     }
+    Ok(states)
 }
 
-/// `struct nlmsghdr` (netlink(7)) and `struct inet_diag_req` (include/uapi/linux/inet_diag.h), in the host's byte order.
-fn request() -> Vec<u8> {
-    const LEN: usize = HEADER + 60;
-    /// Of the family, lengths of prefixes and extensions, and of the addresses: none and any.
-    const BEFORE_STATES: usize = HEADER + 52;
-    let wanted = !(1_u32 << ESTABLISHED | 1 << TIME_WAIT);
-    let mut bytes = Vec::with_capacity(LEN);
-    bytes.extend(u32::try_from(LEN).unwrap_or_default().to_ne_bytes());
-    bytes.extend(TCPDIAG_GETSOCK.to_ne_bytes());
-    bytes.extend(FLAGS.to_ne_bytes());
-    bytes.resize(BEFORE_STATES, 0);
-    bytes.extend(wanted.to_ne_bytes());
-    bytes.resize(LEN, 0);
+/// Asks for a dump of the TCP sockets of one address family. The kernel knows no request for both.
+fn request(family: u8, any: SocketId) -> Vec<u8> {
+    let wanted = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: !(StateFlags::ESTABLISHED | StateFlags::TIME_WAIT),
+        socket_id: any,
+    };
+    let mut message = NetlinkMessage::from(SockDiagMessage::InetRequest(wanted));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
     bytes
+}
+
+/// What is read of a socket: the attributes behind the header are left alone.
+struct Socket {
+    state: u8,
+}
+
+impl NetlinkDeserializable for Socket {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        if header.message_type != SOCK_DIAG_BY_FAMILY {
+            return Err(DecodeError::from("it is no socket"));
+        }
+        InetResponseHeader::parse(payload).map(|socket| Self { state: socket.state })
+    }
 }
 
 /// Counts the sockets of one datagram of the answer; says whether the answer is complete.
 fn parse_answer(mut bytes: &[u8], states: &mut TcpStates) -> io::Result<bool> {
-    let garbled = || io::Error::new(ErrorKind::InvalidData, "the kernel's answer to sock_diag is garbled");
+    let garbled =
+        |why: &str| io::Error::new(ErrorKind::InvalidData, format!("the kernel's answer to sock_diag is garbled: {why}"));
+    // `ErrorMessage::to_io` overflows on the least code.
+    let refused = |code: i32| io::Error::from_raw_os_error(code.checked_neg().unwrap_or_default());
     while !bytes.is_empty() {
-        let (len, rest) = bytes.split_first_chunk().ok_or_else(garbled)?;
-        let (kind, _) = rest.split_first_chunk().ok_or_else(garbled)?;
-        let len = usize::try_from(u32::from_ne_bytes(*len)).map_err(|_| garbled())?;
-        let message = bytes.get(HEADER..len).ok_or_else(garbled)?;
-        match u16::from_ne_bytes(*kind) {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => {
-                let code = message.first_chunk().map(|code| i32::from_ne_bytes(*code));
-                return Err(io::Error::from_raw_os_error(code.and_then(i32::checked_neg).unwrap_or_default()));
-            }
-            // Family and state begin `struct inet_diag_msg`.
-            TCPDIAG_GETSOCK => states.add(message.get(1).copied().ok_or_else(garbled)?.into()),
+        let message = NetlinkMessage::<Socket>::deserialize(bytes).map_err(|error| garbled(&error.to_string()))?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(socket) => states.add(socket.state.into()),
+            // A walk that failed ends with an error's number.
+            NetlinkPayload::Done(done) if done.code < 0 => return Err(refused(done.code)),
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(refused(error.raw_code())),
+            NetlinkPayload::Overrun(_) => return Err(garbled("messages were lost")),
             _ => {}
         }
         // Messages begin at multiples of four.
+        let len = usize::try_from(message.header.length).map_err(|_| garbled("a message is too long"))?;
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
@@ -214,6 +229,10 @@ mod tests {
 
     const LISTEN: usize = 10;
 
+    const HEADER: usize = 16;
+    const DONE: u16 = 3;
+    const ERROR: u16 = 2;
+
     /// One message of a dump.
     fn message(kind: u16, content: &[u8]) -> Vec<u8> {
         let len = u32::try_from(HEADER + content.len()).unwrap();
@@ -222,22 +241,37 @@ mod tests {
         bytes
     }
 
+    /// One socket of a dump: `struct inet_diag_msg`, which family and state begin, and an attribute (`INET_DIAG_MARK`).
+    fn socket(family: u8, state: u8) -> Vec<u8> {
+        message(SOCK_DIAG_BY_FAMILY, &[&[family, state][..], &[0; 70], &[8, 0, 15, 0, 0, 0, 0, 0]].concat())
+    }
+
+    #[test]
+    fn the_request_is_the_one_of_sock_diag() {
+        let bytes = request(AF_INET6, SocketId::new_v6());
+        let head = [&72_u32.to_ne_bytes()[..], &20_u16.to_ne_bytes(), &0x301_u16.to_ne_bytes(), &[0; 8]].concat();
+        // States from 1 to 11, without ESTABLISHED (1) and TIME-WAIT (6).
+        let wanted = [&[10, 6, 0, 0][..], &0b1111_1011_1100_u32.to_ne_bytes(), &[0; 48]].concat();
+        assert_eq!(bytes, [head, wanted].concat());
+    }
+
     #[test]
     fn answers_are_counted_by_state() {
         let mut states = TcpStates::default();
-        let listening = message(TCPDIAG_GETSOCK, &[2, 10, 0, 0, 7]);
-        let closing = message(TCPDIAG_GETSOCK, &[10, 8]);
-        assert!(!parse_answer(&[listening.clone(), closing, listening].concat(), &mut states).unwrap());
-        assert!(parse_answer(&message(NLMSG_DONE, &[0; 4]), &mut states).unwrap());
+        assert!(!parse_answer(&[socket(AF_INET, 10), socket(AF_INET6, 8), socket(AF_INET, 10)].concat(), &mut states).unwrap());
+        assert!(parse_answer(&message(DONE, &[0; 4]), &mut states).unwrap());
         assert_eq!((states.count(LISTEN), states.count(8), states.total()), (2, 1, 3));
 
-        let refused = parse_answer(&message(NLMSG_ERROR, &(-2_i32).to_ne_bytes()), &mut states).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::NotFound);
+        for kind in [ERROR, DONE] {
+            let refused = parse_answer(&message(kind, &(-2_i32).to_ne_bytes()), &mut states).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::NotFound);
+            assert!(parse_answer(&message(kind, &i32::MIN.to_ne_bytes()), &mut states).is_err());
+        }
     }
 
     #[test]
     fn a_garbled_answer_is_an_error() {
-        let sound = message(TCPDIAG_GETSOCK, &[2, 10, 0, 0]);
+        let sound = socket(AF_INET, 10);
         for cut in 1..sound.len() {
             assert!(parse_answer(&sound[..cut], &mut TcpStates::default()).is_err());
         }
@@ -245,6 +279,20 @@ mod tests {
             let mut bytes = sound.clone();
             bytes[..4].copy_from_slice(&len.to_ne_bytes());
             assert!(parse_answer(&bytes, &mut TcpStates::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn no_mangled_answer_panics() {
+        let sound = [socket(AF_INET, 10), socket(AF_INET6, 1), message(ERROR, &[0xfe, 0xff, 0xff, 0xff]), message(DONE, &[0; 4])]
+            .concat();
+        for place in 0..sound.len() {
+            for byte in 0..=u8::MAX {
+                let mut bytes = sound.clone();
+                bytes[place] = byte;
+                let _ = parse_answer(&bytes, &mut TcpStates::default());
+                let _ = parse_answer(&bytes[place..], &mut TcpStates::default());
+            }
         }
     }
 

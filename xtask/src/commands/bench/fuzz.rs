@@ -138,7 +138,10 @@ fn seed(fuzz: &Path, target: &str) -> Result<()> {
         "patterns" => KERNEL_LOG.lines().map(text).chain([text(KERNEL_LOG)]).collect(),
         "tracefs" => vec![text(FORMAT)],
         "btf" => vec![btf()],
-        "sock_diag" => vec![sock_diag(18, &[2, 10, 0, 0]), sock_diag(2, &[0xfe, 0xff, 0xff, 0xff]), sock_diag(3, &[])],
+        "sock_diag" => {
+            let listening = [&[2, 10][..], &[0; 70]].concat();
+            vec![sock_diag(20, &listening), sock_diag(2, &[0xfe, 0xff, 0xff, 0xff]), sock_diag(3, &[])]
+        }
         // No record is longer, and each is a multiple of four.
         "records" => {
             (0..8_usize).flat_map(|probe| (4..=512).step_by(4).map(move |len| with_number(probe, &vec![1; len]))).collect()
