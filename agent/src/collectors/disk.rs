@@ -5,14 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfs, statvfs};
 
 use super::entities::Entities;
 use super::interval::percent;
 use super::{Batch, Collector, Row, keys, metrics};
-use crate::host::{Host, Mount, ProcFile, ReadError, parse_mount};
+use crate::host::{Host, Isolate, Mount, ProcFile, Question, ReadError, Stuck, parse_mount};
 use crate::model::{Labels, SeriesKey};
 
 pub const ROW: Row = Row {
@@ -37,8 +37,20 @@ metrics! {
     gauge STUCK: Boolean = "disk_stuck", "Whether the file system did not answer in time (statvfs).";
 }
 
-/// How long a file system may take to answer. Local ones take microseconds, and all collectors wait for this one.
+/// How long a file system may take to answer. Local ones take microseconds, and all collectors wait for this one: the slow ones
+/// are waited for together.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long each is waited for before the next one is asked.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// File systems of other machines and of programs, by the beginnings of their types: there may be many of them, and one dead
+/// server holds them all up.
+const REMOTE: [&str; 14] =
+    ["9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse", "gluster", "gpfs", "lustre", "nfs", "ocfs2", "smb", "virtiofs"];
+
+/// Most threads that wait for those at a time.
+const REMOTE_THREADS: usize = 64;
 
 /// File systems that hold nothing which could fill up: the kernel's own, and images that are full by nature.
 const PSEUDO: [&str; 27] = [
@@ -87,11 +99,61 @@ struct Disk {
     host: Host,
     mountinfo: ProcFile,
     places: Entities<Place, [SeriesKey; 8]>,
+    /// Threads for remote file systems alone: what does not answer takes none from others.
+    remote: Isolate,
 }
+
+type Answer = Result<rustix::io::Result<StatVfs>, Stuck>;
 
 impl Disk {
     fn new(host: &Host) -> Self {
-        Self { host: host.clone(), mountinfo: ProcFile::new(host.procfs_of_init("mountinfo")), places: Entities::default() }
+        Self {
+            host: host.clone(),
+            mountinfo: ProcFile::new(host.procfs_of_init("mountinfo")),
+            places: Entities::default(),
+            remote: Isolate::with_threads(REMOTE_THREADS),
+        }
+    }
+
+    fn ask(&self, place: &Place) -> Result<Question<rustix::io::Result<StatVfs>>, Stuck> {
+        let is_remote = REMOTE.iter().any(|beginning| place.fstype.starts_with(beginning));
+        let threads = if is_remote { &self.remote } else { self.host.isolate() };
+        let path = self.host.rootfs(&place.point);
+        threads.ask(&subject(&place.point), move || statvfs(&path))
+    }
+
+    fn tell(&mut self, batch: &mut Batch, place: &Place, read_only: bool, answer: Answer) {
+        // A pseudo file system that the table does not know has no size.
+        if answer.as_ref().is_ok_and(|answer| answer.as_ref().is_ok_and(|room| room.f_blocks == 0)) {
+            return;
+        }
+        self.places.see(
+            place,
+            || series(place),
+            |series| {
+                let [rest @ .., read_only_series, stuck] = &*series;
+                batch.push(read_only_series, f64::from(u8::from(read_only)));
+                match answer {
+                    Err(error) => {
+                        if error.was_asked() {
+                            batch.push(stuck, 1.0);
+                        }
+                        batch.skip(|| error.to_string());
+                    }
+                    Ok(Err(error)) => {
+                        batch.skip(|| format!("cannot ask {} for its room: {error}", subject(&place.point)));
+                    }
+                    Ok(Ok(room)) => {
+                        batch.push(stuck, 0.0);
+                        for (series, value) in rest.iter().zip(measure(&room)) {
+                            if let Some(value) = value {
+                                batch.push(series, value);
+                            }
+                        }
+                    }
+                }
+            },
+        );
     }
 }
 
@@ -102,39 +164,26 @@ impl Collector for Disk {
             mounts.push(parse_mount(line)?);
             Ok(())
         });
+        let mut slow = Vec::new();
         for Mount { point, fstype, source, read_only, .. } in choose(mounts) {
-            let path = self.host.rootfs(&point);
             let place = Place { point, device: source, fstype };
-            let answer = self.host.isolate().call(&subject(&place.point), DEADLINE, move || statvfs(&path));
-            // A pseudo file system that the table does not know has no size.
-            if answer.as_ref().is_ok_and(|answer| answer.as_ref().is_ok_and(|room| room.f_blocks == 0)) {
-                continue;
-            }
-            self.places.see(
-                &place,
-                || series(&place),
-                |series| {
-                    let [rest @ .., read_only_series, stuck] = &*series;
-                    batch.push(read_only_series, f64::from(u8::from(read_only)));
-                    match answer {
-                        Err(error) => {
-                            batch.push(stuck, 1.0);
-                            batch.skip(|| error.to_string());
-                        }
-                        Ok(Err(error)) => {
-                            batch.skip(|| format!("cannot ask {} for its room: {error}", subject(&place.point)));
-                        }
-                        Ok(Ok(room)) => {
-                            batch.push(stuck, 0.0);
-                            for (series, value) in rest.iter().zip(measure(&room)) {
-                                if let Some(value) = value {
-                                    batch.push(series, value);
-                                }
-                            }
-                        }
+            let answer = match self.ask(&place) {
+                Err(stuck) => Err(stuck),
+                Ok(question) => match question.wait(GLANCE) {
+                    Some(answer) => answer,
+                    None => {
+                        slow.push((place, read_only, question));
+                        continue;
                     }
                 },
-            );
+            };
+            self.tell(batch, &place, read_only, answer);
+        }
+        let deadline = Instant::now() + DEADLINE;
+        for (place, read_only, question) in slow {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = question.wait(left).unwrap_or_else(|| Err(question.give_up(DEADLINE)));
+            self.tell(batch, &place, read_only, answer);
         }
         self.places.end_run();
         Ok(())
@@ -196,7 +245,6 @@ fn is_watched(mount: &Mount) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::time::Instant;
 
     use super::*;
     use crate::config::HostRoots;
@@ -253,14 +301,15 @@ mod tests {
         // The question about /dead blocks in the kernel, in `read` of a pipe, as long as the writer lives.
         let (mut reader, _writer) = std::io::pipe().unwrap();
         let question = subject(Path::new("/dead"));
-        host.isolate()
+        let mut disk = Disk::new(&host);
+        disk.remote
             .call(&question, Duration::from_millis(1), move || {
                 let _ = reader.read(&mut [0]);
             })
             .unwrap_err();
 
         let mut batch = Batch::new(Instant::now());
-        Disk::new(&host).collect(&mut batch).unwrap();
+        disk.collect(&mut batch).unwrap();
         let value = |name: &str, mount: &str| {
             let of = |sample: &&crate::model::Sample| {
                 sample.series.metric().name == name && sample.series.labels().get("mount") == Some(mount)

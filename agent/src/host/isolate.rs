@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
 use std::time::Duration;
 
-/// Most threads that there are at a time. Beyond that, calls are refused at once.
+/// Most threads that there are at a time, unless another number is asked for. Beyond that, calls are refused at once.
 const MAX_THREADS: usize = 16;
 
 /// How long a helper waits for another call before it ends.
@@ -49,8 +49,8 @@ enum Reason {
     Deadline(Duration),
     /// An earlier call about the same subject has not returned yet.
     StillStuck,
-    /// All threads are taken by calls that do not return.
-    Exhausted,
+    /// All threads, so many, are taken by calls that do not return.
+    Exhausted(usize),
     /// The system gave no thread.
     NoThread(String),
     /// The work panicked.
@@ -63,8 +63,8 @@ impl fmt::Display for Stuck {
         match &self.reason {
             Reason::Deadline(deadline) => write!(f, "{subject} does not answer: the kernel did not return within {deadline:?}"),
             Reason::StillStuck => write!(f, "{subject} still does not answer: an earlier call has not returned from the kernel"),
-            Reason::Exhausted => {
-                write!(f, "{subject} was not asked: {MAX_THREADS} calls about other things have not returned from the kernel")
+            Reason::Exhausted(limit) => {
+                write!(f, "{subject} was not asked: {limit} calls about other things have not returned from the kernel")
             }
             Reason::NoThread(cause) => write!(f, "{subject} was not asked: cannot start a thread: {cause}"),
             Reason::Panicked => write!(f, "{subject} was not read: the code that reads it panicked"),
@@ -74,10 +74,41 @@ impl fmt::Display for Stuck {
 
 impl std::error::Error for Stuck {}
 
-/// Runs calls that can block. Clones share their threads, at most 16; one is kept for reuse for a while.
-#[derive(Clone, Debug, Default)]
+impl Stuck {
+    /// Whether the call was made: then it is what it asks that does not answer.
+    pub fn was_asked(&self) -> bool {
+        !matches!(self.reason, Reason::Exhausted(_) | Reason::NoThread(_))
+    }
+}
+
+/// Runs calls that can block. Clones share their threads, at most 16 by default; one is kept for reuse for a while.
+#[derive(Clone, Debug)]
 pub struct Isolate {
     state: Arc<Mutex<State>>,
+    limit: usize,
+}
+
+/// A call that was made and may not have returned yet. Dropping it leaves the call alone.
+#[derive(Debug)]
+pub struct Question<T> {
+    subject: String,
+    answered: Receiver<std::thread::Result<T>>,
+}
+
+impl<T> Question<T> {
+    /// The answer, as soon as it is there; `None` where it is not after `time`.
+    pub fn wait(&self, time: Duration) -> Option<Result<T, Stuck>> {
+        match self.answered.recv_timeout(time) {
+            Ok(Ok(value)) => Some(Ok(value)),
+            Ok(Err(_)) => Some(Err(Stuck { subject: self.subject.clone(), reason: Reason::Panicked })),
+            Err(_) => None,
+        }
+    }
+
+    /// Waits no longer, which was for as long as `deadline`.
+    pub fn give_up(self, deadline: Duration) -> Stuck {
+        Stuck { subject: self.subject, reason: Reason::Deadline(deadline) }
+    }
 }
 
 #[derive(Default)]
@@ -98,10 +129,21 @@ impl fmt::Debug for State {
     }
 }
 
+impl Default for Isolate {
+    fn default() -> Self {
+        Self::with_threads(MAX_THREADS)
+    }
+}
+
 impl Isolate {
     /// No thread yet; the first call starts one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with another number of threads at most.
+    pub fn with_threads(limit: usize) -> Self {
+        Self { state: Arc::default(), limit }
     }
 
     /// Runs `work` and waits for it no longer than `deadline`. `subject` names what is asked, like a mount point.
@@ -115,7 +157,15 @@ impl Isolate {
         deadline: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stuck> {
-        let stuck = |reason| Stuck { subject: subject.to_owned(), reason };
+        let question = self.ask(subject, work)?;
+        question.wait(deadline).unwrap_or_else(|| Err(question.give_up(deadline)))
+    }
+
+    /// Runs `work` without waiting for it.
+    ///
+    /// # Errors
+    /// As [`Self::call`], where `work` is not run at all.
+    pub fn ask<T: Send + 'static>(&self, subject: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<Question<T>, Stuck> {
         let (answer, answered) = channel();
         let run = Box::new(move |returned: &mut dyn FnMut()| {
             let result = catch_unwind(AssertUnwindSafe(work));
@@ -123,12 +173,8 @@ impl Isolate {
             // Whoever asked may have given up waiting.
             let _ = answer.send(result);
         });
-        self.dispatch(subject, run).map_err(stuck)?;
-        match answered.recv_timeout(deadline) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(stuck(Reason::Panicked)),
-            Err(_) => Err(stuck(Reason::Deadline(deadline))),
-        }
+        self.dispatch(subject, run).map_err(|reason| Stuck { subject: subject.to_owned(), reason })?;
+        Ok(Question { subject: subject.to_owned(), answered })
     }
 
     /// Marks the subject and hands the call to the idle helper, or to a new one.
@@ -139,7 +185,7 @@ impl Isolate {
         }
         let helper = match state.idle.take() {
             Some((_, helper)) => helper,
-            None if state.threads >= MAX_THREADS => return Err(Reason::Exhausted),
+            None if state.threads >= self.limit => return Err(Reason::Exhausted(self.limit)),
             None => {
                 let (helper, tasks) = channel();
                 let (home, number) = (Arc::downgrade(&self.state), state.next);
@@ -260,6 +306,20 @@ mod tests {
 
         drop(blocked);
         eventually(|| isolate.call("one more", PATIENCE, || ()).is_ok());
+    }
+
+    #[test]
+    fn who_does_not_wait_has_the_answer_later() {
+        let isolate = Isolate::with_threads(1);
+        let (mut reader, writer) = pipe().unwrap();
+        let question = isolate.ask("/mnt/slow", move || reader.read(&mut [0]).unwrap()).unwrap();
+        assert!(question.wait(Duration::from_millis(1)).is_none());
+        let refused = isolate.ask("/", || ()).unwrap_err();
+        assert!(!refused.was_asked() && refused.to_string().contains("1 calls"), "{refused}");
+        let again = isolate.ask("/mnt/slow", || ()).unwrap_err();
+        assert!(again.was_asked(), "{again}");
+        drop(writer);
+        assert_eq!(question.wait(PATIENCE), Some(Ok(0)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub use clock::{Clock, clock};
 pub use facts::Tell;
 pub use file::{ProcFile, ReadError, Text};
-pub use isolate::{Isolate, Stuck};
+pub use isolate::{Isolate, Question, Stuck};
 pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
 pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process, cgroup_of};

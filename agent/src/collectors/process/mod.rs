@@ -174,7 +174,7 @@ impl Processes {
                 blocked += 1;
                 self.blocked.see(Task { pid, tid: pid }, &stat);
             }
-            let (host, patterns, ticks_per_second) = (&self.host, &self.patterns, self.ticks_per_second);
+            let (host, patterns, ticks_per_second) = (&self.apart, &self.patterns, self.ticks_per_second);
             self.processes.see(
                 &pid,
                 || Process::new(&stat),
@@ -187,7 +187,9 @@ impl Processes {
                         process.file = opened;
                         self.kept += 1;
                     }
-                    process.is_named.get_or_insert_with(|| is_named(host, patterns, batch, pid, &stat));
+                    if process.is_named.is_none() {
+                        process.is_named = is_named(host, patterns, batch, pid, &stat);
+                    }
                     process.cpu = process.ticks.advance(batch.at(), [stat.ticks]).map(|growth| {
                         let [ticks] = growth.by;
                         ticks as f64 / ticks_per_second / growth.seconds * 100.0
@@ -288,14 +290,15 @@ fn parse_boot_time(text: &[u8]) -> Option<f64> {
     number(value.trim_ascii()).map(|seconds| seconds as f64)
 }
 
-/// Whether a pattern matches the command's name or, only then asked for, its command line.
-fn is_named(host: &Host, patterns: &[Pattern], batch: &mut Batch, pid: u32, stat: &Stat<'_>) -> bool {
+/// Whether a pattern matches the command's name or, only then asked for, its command line; `None` where that cannot be read
+/// now.
+fn is_named(host: &Host, patterns: &[Pattern], batch: &mut Batch, pid: u32, stat: &Stat<'_>) -> Option<bool> {
     let matches = |text: &str| patterns.iter().any(|Pattern(pattern)| pattern.is_match(text));
     if patterns.is_empty() || matches(&lossy(stat.comm)) {
-        return !patterns.is_empty();
+        return Some(!patterns.is_empty());
     }
     if stat.is_kernel_thread {
-        return false;
+        return Some(false);
     }
     let path = host.procfs(format!("{pid}/cmdline"));
     let subject = format!("the command line of process {pid}");
@@ -307,13 +310,13 @@ fn is_named(host: &Host, patterns: &[Pattern], batch: &mut Batch, pid: u32, stat
     match host.isolate().call(&subject, CMDLINE_DEADLINE, read) {
         Ok(Ok(mut line)) => {
             line.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
-            matches(lossy(&line).trim_end())
+            Some(matches(lossy(&line).trim_end()))
         }
         // It is gone, or is not ours to look at.
-        Ok(Err(_)) => false,
+        Ok(Err(_)) => Some(false),
         Err(stuck) => {
             batch.skip(|| stuck.to_string());
-            false
+            None
         }
     }
 }
