@@ -5,6 +5,7 @@
 //! that several processes may cause faults at the same time. Nothing here simulates: what it causes, the kernel reports.
 
 pub mod block_io;
+pub mod dead_mount;
 pub mod fd_exhaustion;
 pub mod global_oom;
 pub mod hung_task;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use block_io::{FailingDevice, SlowDevice};
+pub use dead_mount::DeadMounts;
 pub use fd_exhaustion::FdExhaustion;
 pub use global_oom::GlobalOom;
 pub use hung_task::FrozenFilesystem;

@@ -103,6 +103,11 @@ impl ForkedChild {
         }
     }
 
+    /// Sends a signal to it.
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        rustix::process::kill_process(self.0, signal).with_context(|| format!("cannot send {signal:?} to process {}", self.pid()))
+    }
+
     /// Kills it, and returns when it is gone.
     pub fn end(&self) {
         // It may have been reaped already; then the pid is nobody's child and must not be signalled.

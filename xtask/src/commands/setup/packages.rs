@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::{find_program, is_root, run as start};
 
 /// Programs, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("df", "coreutils"),
     ("free", "procps"),
     ("fsfreeze", "util-linux"),
@@ -17,6 +17,7 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("mount", "mount"),
     ("nft", "nftables"),
+    ("nsenter", "util-linux"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("ps", "procps"),
