@@ -128,6 +128,17 @@ mod tests {
     }
 
     #[test]
+    fn where_it_is_switched_off_there_is_none() {
+        // With `psi=0`, which some distributions boot with, the files are there and refuse to be opened (kernel/sched/psi.c).
+        assert_eq!(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP).kind(), ErrorKind::Unsupported);
+        let procfs = tempfile::tempdir().unwrap();
+        let host = Host::new(crate::config::HostRoots { procfs: procfs.path().to_owned(), ..Default::default() });
+        let mut batch = Batch::new(std::time::Instant::now());
+        Pressure::new(&host).collect(&mut batch).unwrap();
+        assert!(batch.samples.is_empty() && batch.skipped == 0);
+    }
+
+    #[test]
     fn a_bad_line_says_what_was_expected() {
         assert_eq!(parse_line(b""), Err("some or full"));
         let averages = Err("avg10, avg60 and avg300, each in percent");
