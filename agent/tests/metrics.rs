@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use sysops_agent::collectors::{COLLECTORS, running};
 use sysops_agent::config::Config;
 use sysops_agent::engine::analyzers::{self, ANALYZERS, event};
-use sysops_agent::engine::patterns::PATTERNS;
+use sysops_agent::engine::patterns;
 use sysops_agent::engine::{self, Engine};
 use sysops_agent::exporters::{prometheus, sqlite};
 use sysops_agent::model::{Kind, Labels, Metric, Observation, Sample, Samples, SeriesKey, Severity, Timestamp, Unit};
@@ -188,7 +188,7 @@ fn events(page: &mut String) {
     for row in event::EVENTS {
         rows.insert(row.metric.name, (row.metric, row.severity, BTreeSet::from(["probe"])));
     }
-    for pattern in PATTERNS {
+    for pattern in patterns::all() {
         let row = rows.entry(pattern.metric.name).or_insert((pattern.metric, pattern.severity, BTreeSet::new()));
         row.2.insert("kernel log");
     }

@@ -2,6 +2,7 @@
 
 mod chains;
 mod events;
+mod kernel_lines;
 mod kernel_log;
 mod losses;
 mod properties;
