@@ -10,8 +10,10 @@ mod governor;
 mod lacking;
 mod log;
 mod log_facts;
+mod log_reading;
 mod outlet;
 mod overhead;
+mod positions;
 mod privileges;
 mod screen;
 pub mod signals;
@@ -37,15 +39,16 @@ use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKe
 use endpoint::Endpoint;
 pub use lacking::lacking;
 pub use log::log_to_stderr;
+pub use log_reading::METRICS as LOG_METRICS;
 use outlet::Outlet;
 pub use overhead::METRICS as OVERHEAD_METRICS;
 use overhead::Overhead;
+use positions::Positions;
 pub use privileges::{avoid_oom_killer, shed as shed_privileges};
 use screen::Screen;
 pub use screen::table;
 use signals::Signal;
-pub use sources::LOG_LOST;
-use sources::{Positions, Sources, needs_other_sources};
+use sources::{Sources, needs_other_sources};
 use storing::Storing;
 pub use watch::{Passing, Told, Watch};
 
@@ -90,11 +93,12 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut outlet = Outlet::open(&config, &hostname);
     // The past comes before what follows it.
     let mut storing = Storing::start(&config, &mut core.engine).await?;
-    let mut sources = Sources::start(&config, &queue, probe_log, &Positions::default())?;
+    let positions = Positions::load(&config);
+    let mut sources = Sources::start(&config, &queue, probe_log, &positions)?;
     let mut overhead = Overhead::new(&config);
     let queued = SeriesKey::new(&QUEUED, Labels::new());
     let mut endpoint = Endpoint::open(&config);
-    let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.log_notes));
+    let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.logs.notes));
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -127,7 +131,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     retiring.spawn(async move { old.close(STOP).await });
                 }
                 if ended {
-                    let started = Sources::start(&new, &queue, probe_log, sources.positions())?;
+                    let started = Sources::start(&new, &queue, probe_log, &positions)?;
                     let mut old = std::mem::replace(&mut sources, started);
                     retiring.spawn(async move { old.join(Instant::now() + STOP).await });
                     core.note(&sources.signals);
@@ -141,6 +145,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 core.catch_up(now, &mut observations, &mut screen);
                 core.observe(now, Observation::Tick);
                 storing.tick(&core.engine);
+                positions.save_sometimes();
                 if Instant::now() >= next_own {
                     next_own = Instant::now() + config.agent.collect_interval;
                     let mut values = own_samples(&core, &outlet, &sources, &storing);
@@ -172,7 +177,13 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     // The kernel takes its time to let programs go, and needs nobody's help for it.
     let left = deadline.saturating_duration_since(Instant::now());
     let earlier = tokio::time::timeout(left, async { while retiring.join_next().await.is_some() {} });
-    let _ = tokio::join!(sources.join(deadline), outlet.close(left), storing.finish(&core.engine, deadline), earlier);
+    let _ = tokio::join!(
+        sources.join(deadline),
+        outlet.close(left),
+        storing.finish(&core.engine, deadline),
+        positions.finish(left),
+        earlier
+    );
     drop(pid_file);
     Ok(())
 }
@@ -279,7 +290,7 @@ fn reread(path: &Path) -> Option<Config> {
 fn own_samples(core: &Core, outlet: &Outlet, sources: &Sources, storing: &Storing) -> Vec<Sample> {
     let mut samples = core.samples();
     outlet.router.samples(&mut samples);
-    sources.samples(&mut samples);
+    sources.logs.samples(&mut samples);
     storing.samples(&mut samples);
     samples
 }

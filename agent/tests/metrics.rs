@@ -159,7 +159,7 @@ fn of_the_agent(page: &mut String) {
     for (metrics, labels) in parts {
         metrics.iter().for_each(|metric| table.row(metric, &with(labels)));
     }
-    let parts: [(&'static [Metric], &[&'static str]); 7] = [
+    let parts: [(&'static [Metric], &[&'static str]); 8] = [
         (probes::METRICS, &["probe"]),
         (&engine::METRICS, &[]),
         (alerting::METRICS, &["channel"]),
@@ -167,11 +167,11 @@ fn of_the_agent(page: &mut String) {
         (&runtime::OVERHEAD_METRICS[1..], &[]),
         (&sqlite::METRICS, &[]),
         (prometheus::METRICS, &[]),
+        (runtime::LOG_METRICS, &["source"]),
     ];
     for (metrics, labels) in parts {
         metrics.iter().for_each(|metric| table.row(metric, &with(labels)));
     }
-    table.row(&runtime::LOG_LOST, &with(&["source"]));
     table.row(&runtime::QUEUED, &with(&[]));
 
     page.push_str("\n## Histograms of probes\n\nWhat probes count in the kernel while they are attached.\n");

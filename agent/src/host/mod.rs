@@ -13,6 +13,7 @@ mod tcp_states;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use clock::{Clock, clock};
 pub use facts::Tell;
@@ -23,6 +24,8 @@ pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process, cgroup_of};
 pub use sockets::{Retransmitting, SocketOwner};
 pub use tcp_states::TcpStates;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::config::HostRoots;
 use crate::model::Timestamp;
@@ -79,6 +82,12 @@ impl Host {
 pub fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_nanos(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Time since the boot, without what the machine slept.
+pub fn uptime() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Why something cannot be had, and what to do.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::sources::{Positions, Sources};
+use super::positions::Positions;
+use super::sources::Sources;
 use super::{Core, Observations, QUEUE, STOP};
 use crate::config::Config;
 use crate::engine::Engine;
@@ -113,7 +114,7 @@ impl Watch {
                 if Instant::now() >= self.next_own {
                     self.next_own = Instant::now() + self.own_interval;
                     let mut values = self.core.samples();
-                    self.sources.samples(&mut values);
+                    self.sources.logs.samples(&mut values);
                     self.core.observe(host::now(), Observation::Samples(Samples { collector: "agent", values }));
                 }
             }

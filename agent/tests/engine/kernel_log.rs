@@ -220,13 +220,41 @@ fn look_alikes_are_not() {
 }
 
 #[test]
-fn only_the_kernels_log_is_believed() {
-    let mut host = Host::new();
-    for source in ["journal", "syslog"] {
+fn only_the_kernel_is_believed_whatever_the_log() {
+    let record = |source, is_kernel| {
         let text = "kernel BUG at fs/ext4/inode.c:2721!".to_owned();
-        host.observe(Observation::Log(LogRecord { source, level: None, sequence: None, text, facts: Evidence::new() }));
+        Observation::Log(LogRecord { source, is_kernel, level: None, text, written: None, facts: Evidence::new() })
+    };
+    let mut host = Host::new();
+    for source in ["kmsg_user", "journal", "syslog"] {
+        host.observe(record(source, false));
     }
     assert_eq!(host.told(), []);
+    host.observe(record("journal", true));
+    assert_eq!(host.only().evidence["source"], "journal");
+}
+
+#[test]
+fn what_was_logged_before_the_start_is_told_as_past() {
+    let (mut host, kills) = (Host::new(), series(&OOM_KILLS, &[]));
+    host.probed("oom", true);
+    host.samples(&kills, 10, &[0.0]);
+    let text = "Out of memory: Killed process 7 (x) total-vm:1kB, anon-rss:1kB, file-rss:0kB, shmem-rss:0kB".to_owned();
+    let written = Some(Host::time(-60));
+    host.observe(Observation::Log(LogRecord {
+        source: "kmsg",
+        is_kernel: true,
+        level: None,
+        text,
+        written,
+        facts: Evidence::new(),
+    }));
+    // No probe can confirm it, so none is waited for.
+    assert_eq!(host.only().evidence["logged_at"], "2023-11-14T22:12:20Z");
+    // Nor does it explain what happens now.
+    host.sample(&kills, 1.0);
+    host.wait(5);
+    assert!(host.only().message.starts_with("OOM kill unconfirmed"));
 }
 
 #[test]
@@ -300,7 +328,14 @@ fn facts_of_whom_a_line_names_are_in_its_alert() {
     let mut facts = Evidence::new();
     facts.insert("wchan".into(), json!("rpc_wait"));
     facts.insert("line".into(), json!("another"));
-    host.observe(Observation::Log(LogRecord { source: "kmsg", level: Some(3), sequence: None, text: HUNG.into(), facts }));
+    host.observe(Observation::Log(LogRecord {
+        source: "kmsg",
+        level: Some(3),
+        is_kernel: true,
+        written: None,
+        text: HUNG.into(),
+        facts,
+    }));
     let evidence = host.only().evidence;
     assert_eq!((&evidence["wchan"], &evidence["line"]), (&json!("rpc_wait"), &json!(HUNG)));
 }

@@ -77,7 +77,8 @@ impl Host {
         self.observe(Observation::Log(LogRecord {
             source: "kmsg",
             level: Some(3),
-            sequence: None,
+            is_kernel: true,
+            written: None,
             text: text.into(),
             facts: Evidence::new(),
         }));

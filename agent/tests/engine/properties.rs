@@ -72,7 +72,7 @@ fn wild(seed: u64, steps: usize) -> Vec<(Timestamp, Observation)> {
                 let line = random.pick(&lines);
                 let cut = line.floor_char_boundary(random.below(300));
                 let (text, facts) = (line[..cut].to_owned(), Evidence::new());
-                Observation::Log(LogRecord { source: "kmsg", level: None, sequence: None, text, facts })
+                Observation::Log(LogRecord { source: "kmsg", level: None, is_kernel: true, written: None, text, facts })
             }
             5 => {
                 let signal = *random.pick(&["oom", "hung_task", "block_io"]);

@@ -63,7 +63,8 @@ impl State {
         self.observe(Observation::Log(LogRecord {
             source: "kmsg",
             level: Some(level),
-            sequence: None,
+            is_kernel: true,
+            written: None,
             text: text.into(),
             facts: Evidence::new(),
         }));

@@ -20,6 +20,7 @@ use super::{Analyzer, Finding, Phase, Row, event};
 use crate::config::Config;
 use crate::engine::patterns::{Found, Pattern, Patterns};
 use crate::engine::store::{SeriesId, Store};
+use crate::engine::text;
 use crate::model::{Evidence, KernelEvent, Labels, LogRecord, SeriesKey, Severity, SourceState, Timestamp};
 
 pub(super) const ROW: Row = Row {
@@ -36,7 +37,7 @@ const MEMORY: Duration = Duration::from_secs(180);
 /// reported at once.
 const MAX_REMEMBERED: usize = 256;
 
-/// The log source whose lines are the kernel's own.
+/// The log that the kernel writes itself, and of which something can be expected.
 const KERNEL_LOG: &str = "kmsg";
 /// The source of events that come from BPF.
 const PROBE: &str = "probe";
@@ -227,7 +228,7 @@ fn is_partition(disk: &str, device: &str) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn finding(at: Timestamp, pattern: &Pattern, found: Found) -> Finding {
+fn finding(at: Timestamp, source: &'static str, pattern: &Pattern, found: Found) -> Finding {
     Finding {
         metric: pattern.metric.name,
         labels: found.labels,
@@ -238,7 +239,7 @@ fn finding(at: Timestamp, pattern: &Pattern, found: Found) -> Finding {
         message: found.message,
         since: at,
         count: u64::from(!found.is_detail),
-        source: KERNEL_LOG,
+        source,
         evidence: found.evidence,
     }
 }
@@ -281,16 +282,19 @@ impl Analyzer for StandIn {
     }
 
     fn log(&mut self, at: Timestamp, record: &LogRecord, findings: &mut Vec<Finding>) {
-        if record.source != KERNEL_LOG {
+        if !record.is_kernel {
             return;
         }
         let Some((pattern, found)) = self.patterns.read(at, &record.text) else { return };
-        let mut finding = finding(at, pattern, found);
+        let mut finding = finding(at, record.source, pattern, found);
         for (name, fact) in &record.facts {
             finding.evidence.entry(name).or_insert_with(|| fact.clone());
         }
         finding.severity = event::severity(finding.metric, &finding.evidence, finding.severity);
-        let Some(signal) = pattern.signal else {
+        // What happened while the agent was not there has no other witness, and explains nothing of the present.
+        let Some(signal) = pattern.signal.filter(|_| record.written.is_none()) else {
+            let logged = record.written.map(|written| ("logged_at".to_owned(), json!(text::time(written))));
+            finding.evidence.extend(logged);
             findings.push(finding);
             return;
         };

@@ -37,7 +37,7 @@ const ROOMS: &[Room] = &[
 /// Directories of plug-ins, which do not know each other, and the modules there that all of them may know.
 const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["collectors"], &["attribute", "batch", "descriptors", "entities", "interval", "process_stat", "text"]),
-    (&["logs"], &[]),
+    (&["logs"], &["dmesg_line", "feed", "journal_entry", "lines", "position", "syslog_line", "tail"]),
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
     (&["notifiers"], &["text"]),
