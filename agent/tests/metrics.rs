@@ -192,6 +192,8 @@ fn events(page: &mut String) {
         let row = rows.entry(pattern.metric.name).or_insert((pattern.metric, pattern.severity, BTreeSet::new()));
         row.2.insert("kernel log");
     }
+    let metric = &analyzers::log_match::LOG_MATCH;
+    writeln!(page, "| `{}` | | as configured | logs | {} |", metric.name, metric.help.trim_end_matches('.')).unwrap();
     for (name, (metric, severity, seen_by)) in rows {
         let seen_by: Vec<&str> = seen_by.into_iter().collect();
         let help = metric.help.trim_end_matches('.');

@@ -27,6 +27,7 @@ pub use load::{known_keys, load, parse, parse_bytes};
 pub use problem::{Problem, Problems};
 pub use reader::Key;
 pub use secret::Secret;
+pub use sections::custom_set;
 
 use crate::model::Severity;
 

@@ -1,5 +1,7 @@
 //! The keys of all sections but `[alerting]`: type, range and default of each.
 
+use regex::RegexSet;
+
 use super::channels::alerting;
 use super::reader::Section;
 use super::value::Form;
@@ -155,19 +157,31 @@ fn log_analyzer(s: &mut Section<'_>) -> LogAnalyzer {
     let table = "{ pattern = \"…\", severity = \"…\", name = \"…\" }";
     let tables = Form::new("an array of tables", format!("a list of {table}"));
     let table = Form::new("a table", table);
-    LogAnalyzer {
+    let log_analyzer = LogAnalyzer {
         enabled: s.boolean("enabled", default.enabled),
         sources: s.choices("sources", &LOG_SOURCES, default.sources),
         syslog_path: s.optional_path("syslog_path"),
         custom_patterns: s.tables("custom_patterns", &tables, &table, custom_pattern).unwrap_or(default.custom_patterns),
+    };
+    if let Err(reason) = custom_set(&log_analyzer.custom_patterns) {
+        s.lacks("custom_patterns", &reason, &Form::new("an array of tables", "fewer or simpler patterns"));
     }
+    log_analyzer
 }
 
 fn custom_pattern(s: &mut Section<'_>) -> Option<CustomPattern> {
-    let pattern = s.required_string("pattern", text::PATTERN, text::pattern);
+    let pattern = s.required_string("pattern", text::PATTERN, text::log_pattern);
     let severity = s.required_severity("severity");
     let name = s.required_string("name", "a short name", text::line);
     Some(CustomPattern { pattern: pattern?, severity: severity?, name: name? })
+}
+
+/// The patterns as one set.
+///
+/// # Errors
+/// How a sentence goes on that begins with them: they are too large together.
+pub fn custom_set(patterns: &[CustomPattern]) -> Result<RegexSet, String> {
+    text::log_patterns(patterns.iter().map(|custom| &custom.pattern))
 }
 
 fn recorder(s: &mut Section<'_>) -> Recorder {

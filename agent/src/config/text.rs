@@ -6,13 +6,20 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use regex::RegexBuilder;
+use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use url::Url;
 
 use super::Pattern;
 
 /// Most memory that one compiled pattern may take, in bytes.
 const MAX_PATTERN: usize = 2 << 20;
+/// Most memory that one compiled pattern for lines of logs may take, and all of them together.
+const MAX_LOG_PATTERN: usize = 256 << 10;
+const MAX_LOG_PATTERNS: usize = 2 << 20;
+/// Deepest nesting of a pattern.
+const MAX_NESTING: u32 = 64;
+/// Most named groups of a pattern for lines of logs.
+const MAX_GROUPS: usize = 8;
 
 /// What [`pattern`] takes.
 pub(super) const PATTERN: &str = "a regular expression as in https://docs.rs/regex";
@@ -94,10 +101,57 @@ pub(super) fn url_path(text: &str) -> Result<String, String> {
 
 /// A regular expression. Compiling takes a bounded time and memory.
 pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
+    compiled(text, MAX_PATTERN)
+}
+
+/// A regular expression that has to match the whole of a value.
+pub(super) fn whole_pattern(text: &str) -> Result<Pattern, String> {
+    // By itself first: a parenthesis too many must not close the group.
+    pattern(text)?;
+    pattern(&format!("^(?:{text})$"))
+}
+
+/// A regular expression for lines of logs: what it costs at most for a line is bounded by its size, so that is smaller. Its named
+/// groups become labels.
+pub(super) fn log_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = compiled(text, MAX_LOG_PATTERN)?;
+    let names: Vec<&str> = pattern.0.capture_names().flatten().collect();
+    if names.len() > MAX_GROUPS {
+        return Err(format!("has {} named groups, and at most {MAX_GROUPS} can become labels", names.len()));
+    }
+    if names.contains(&"pattern") {
+        return Err("has a group named \"pattern\", which is the label of the pattern's own name".into());
+    }
+    if names.iter().any(|name| !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')) {
+        return Err("has a group whose name cannot be a label's, which has letters, digits and \"_\"".into());
+    }
+    Ok(pattern)
+}
+
+/// All patterns for lines of logs, as one set.
+///
+/// # Errors
+/// How a sentence goes on that begins with them: they are too large together.
+pub(super) fn log_patterns<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> Result<RegexSet, String> {
+    RegexSetBuilder::new(patterns.map(|pattern| pattern.0.as_str()))
+        .size_limit(MAX_LOG_PATTERNS)
+        .dfa_size_limit(MAX_LOG_PATTERNS)
+        .nest_limit(MAX_NESTING)
+        .build()
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(limit) => {
+                format!("take more than {} together when compiled", format_args!("{} MiB", limit >> 20))
+            }
+            error => format!("cannot be compiled together ({error})"),
+        })
+}
+
+fn compiled(text: &str, limit: usize) -> Result<Pattern, String> {
     if text.is_empty() {
         return Err("is empty and would match everything".into());
     }
-    RegexBuilder::new(text).size_limit(MAX_PATTERN).nest_limit(64).build().map(Pattern).map_err(|error| match error {
+    RegexBuilder::new(text).size_limit(limit).nest_limit(MAX_NESTING).build().map(Pattern).map_err(|error| match error {
+        regex::Error::CompiledTooBig(limit) if limit < 1 << 20 => format!("takes more than {} KiB when compiled", limit >> 10),
         regex::Error::CompiledTooBig(limit) => format!("takes more than {} MiB when compiled", limit >> 20),
         // A drawing of the pattern with the fault marked, and the reason in its last line.
         error => {
@@ -106,13 +160,6 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
             format!("is not a regular expression ({})", reason.strip_prefix("error: ").unwrap_or(reason))
         }
     })
-}
-
-/// A regular expression that has to match the whole of a value.
-pub(super) fn whole_pattern(text: &str) -> Result<Pattern, String> {
-    // By itself first: a parenthesis too many must not close the group.
-    pattern(text)?;
-    pattern(&format!("^(?:{text})$"))
 }
 
 /// A name or address of a host, without port.
@@ -250,6 +297,25 @@ mod tests {
         assert_eq!(pattern("x(").unwrap_err(), "is not a regular expression (unclosed group)");
         assert_eq!(pattern(r"\w{1000}").unwrap_err(), "takes more than 2 MiB when compiled");
         assert!(pattern(&"(".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn log_patterns_are_small_and_have_few_groups() {
+        check(
+            log_pattern,
+            &["error", r"link is down on (?P<port>\S+)", r"(?i)failed (?<a_1>\w+) .* (?<b>\d+)"],
+            &[
+                "(",
+                r"\w{100}",
+                "(?P<pattern>x)",
+                "(?P<a.b>x)",
+                "(?P<a>1)(?P<b>2)(?P<c>3)(?P<d>4)(?P<e>5)(?P<f>6)(?P<g>7)(?P<h>8)(?P<i>9)",
+            ],
+        );
+        assert_eq!(log_pattern(r"\w{100}").unwrap_err(), "takes more than 256 KiB when compiled");
+        let many = vec![log_pattern(r"(?:\w+ ){5}x").unwrap(); 256];
+        assert_eq!(log_patterns(many.iter()).unwrap_err(), "take more than 2 MiB together when compiled");
+        assert!(log_patterns(many.iter().take(8)).is_ok());
     }
 
     #[test]

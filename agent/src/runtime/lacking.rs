@@ -17,8 +17,6 @@ pub fn lacking(config: &Config) -> Vec<String> {
         let name = &other.metric;
         note(true, &format!("thresholds.overrides: there is no metric {name:?}; docs/metrics.md lists those there are"));
     }
-    let patterns = !config.log_analyzer.custom_patterns.is_empty();
-    note(patterns, "log_analyzer.custom_patterns are set, but this version has its built-in patterns only");
     let templates = &config.alerting.templates;
     let templates = templates.default.is_some() || !templates.by_channel.is_empty();
     note(templates, "alerting.templates are set, but this version has its built-in text only");
@@ -56,11 +54,10 @@ mod tests {
 
     #[test]
     fn each_wish_is_answered() {
-        let text = "[log_analyzer]\ncustom_patterns = [{ pattern = \"x\", severity = \"warn\", name = \"x\" }]\n\
-                    [alerting.templates]\nwebhook = \"x\"\n[alerting.slack]\nenabled = true\nwebhook_url = \"https://x\"\n";
+        let text = "[alerting.templates]\nwebhook = \"x\"\n[alerting.slack]\nenabled = true\nwebhook_url = \"https://x\"\n";
         let config = crate::config::parse(text, Path::new("t.toml"), &|_| None).unwrap();
         let lacking = lacking(&config);
-        let keys = ["log_analyzer.custom_patterns ", "alerting.templates ", "alerting.slack "];
+        let keys = ["alerting.templates ", "alerting.slack "];
         assert_eq!(lacking.len(), keys.len());
         assert!(lacking.iter().zip(keys).all(|(sentence, key)| sentence.starts_with(key)), "{lacking:?}");
     }

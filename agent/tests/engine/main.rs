@@ -4,6 +4,7 @@ mod chains;
 mod events;
 mod kernel_lines;
 mod kernel_log;
+mod log_match;
 mod losses;
 mod properties;
 mod thresholds;

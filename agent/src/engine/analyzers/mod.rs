@@ -4,6 +4,7 @@
 //! repetitions, naming incidents and writing to people is the business of `incidents`.
 
 pub mod event;
+pub mod log_match;
 mod stand_in;
 mod threshold;
 
@@ -54,7 +55,7 @@ pub struct Finding {
     /// Single events or passing samples since the analyzer's last finding about this subject. Zero for a finding that only tells
     /// more about what was already counted.
     pub count: u64,
-    /// Which kind of source saw it: `samples`, `probe`, `poll`, `kmsg` or `counter`.
+    /// Which kind of source saw it: `samples`, `probe`, `poll`, `counter`, or the source of a log line (`kmsg`, `journal`, …).
     pub source: &'static str,
     /// The facts.
     pub evidence: Evidence,
@@ -112,7 +113,7 @@ pub struct Row {
 }
 
 /// All analyzers, in the order in which they see an observation.
-pub const ANALYZERS: &[Row] = &[threshold::ROW, event::ROW, stand_in::ROW];
+pub const ANALYZERS: &[Row] = &[threshold::ROW, event::ROW, stand_in::ROW, log_match::ROW];
 
 /// Ticks further apart than this mean that the clock was set or the machine slept: nothing can be concluded from silence.
 const LONGEST_TICK: Duration = Duration::from_secs(30);

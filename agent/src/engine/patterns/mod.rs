@@ -6,6 +6,7 @@
 //! reader of a line gets its facts.
 
 mod block_io;
+mod custom;
 mod filesystem;
 mod hardware;
 mod hung_task;
@@ -21,6 +22,7 @@ use std::cell::OnceCell;
 use regex::{Captures, Regex, RegexSet};
 use serde_json::json;
 
+pub use self::custom::{CustomPatterns, Matched};
 pub use self::named::{Named, named};
 use self::oom::{SCOPES, Scope};
 use super::analyzers::event;

@@ -7,12 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::{find_program, is_root, run as start};
 
 /// Programs, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 19] = [
+    ("/usr/lib/systemd/systemd-journal-remote", "systemd-journal-remote"),
     ("df", "coreutils"),
     ("free", "procps"),
     ("fsfreeze", "util-linux"),
     ("iostat", "sysstat"),
     ("ip", "iproute2"),
+    ("journalctl", "systemd"),
     ("losetup", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mount", "mount"),
@@ -21,6 +23,7 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("ps", "procps"),
+    ("rsyslogd", "rsyslog"),
     ("sar", "sysstat"),
     ("ss", "iproute2"),
     ("vmstat", "procps"),
