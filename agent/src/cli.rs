@@ -25,6 +25,16 @@ null is what this host does not tell. Keys may be added, and none is taken away 
 
 Exit status: 0; 1 when the configuration is bad, there is no terminal, or the terminal goes away.";
 
+const SCAN_HELP: &str = "\
+A line may be of dmesg (with seconds, with dates as of -T, with ISO times, -r, -x), of syslog (RFC 3164 and RFC 5424), of journalctl
+(-o short, -o json), or of the kernel without any time; a file may also be of journalctl -o export. Lines of programs are looked at for the
+configuration's patterns alone.
+
+--json prints an object a line with the keys pattern, severity, metric, time (RFC 3339, null where the line has none),
+uptime_seconds, labels, message, file, line.
+
+Exit status: 0 when something matched, 1 when nothing did, 2 when a file cannot be read or the configuration is bad.";
+
 /// Watches a Linux host through eBPF and /proc and sends alerts that hold the evidence.
 #[derive(Debug, Parser)]
 #[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
@@ -71,6 +81,9 @@ pub enum Command {
     /// Print what the database holds of one metric, by minute
     #[command(after_help = "Exit status: 0 when values were printed, 1 when there are none or the configuration is bad.")]
     History(History),
+    /// Find in log files what the patterns for logs, built-in and of the configuration, match
+    #[command(after_help = SCAN_HELP)]
+    Scan(Scan),
     /// Show the host's state, its busiest processes, kernel events and open alerts on one screen
     #[command(after_help = TOP_HELP)]
     Top(Top),
@@ -94,6 +107,20 @@ pub struct History {
     #[arg(long)]
     pub json: bool,
     /// Configuration file, which says where the database is; the defaults where it does not exist
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Options of `scan`.
+#[derive(Clone, Debug, Args)]
+pub struct Scan {
+    /// Files; - is the standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Print one JSON object for each match
+    #[arg(long)]
+    pub json: bool,
+    /// Configuration file, for its custom patterns; the defaults where it does not exist
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
 }

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod history;
 pub mod run;
+pub mod scan;
 pub mod top;
 pub mod validate;
 

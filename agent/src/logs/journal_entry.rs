@@ -1,5 +1,7 @@
 //! Entries of the systemd journal, as JSON or in the export format (<https://systemd.io/JOURNAL_EXPORT_FORMATS/>).
 
+use std::io::{self, BufRead, Read};
+
 use serde_json::{Map, Value};
 
 /// What is used of an entry.
@@ -92,6 +94,82 @@ pub fn parse(line: &[u8]) -> Option<Entry> {
     Some(entry)
 }
 
+/// Bytes of a field in the export format that are kept.
+const MAX_FIELD: u64 = 64 << 10;
+
+/// Reads the next entry in the export format, and how many newlines it took; `None` at the end. A field that is longer than 64 KiB
+/// is cut.
+///
+/// # Errors
+/// The input cannot be read, or ends in the middle of a field.
+pub fn read_export(mut input: &mut dyn BufRead) -> io::Result<Option<(Entry, u64)>> {
+    let (mut entry, mut newlines, mut is_empty) = (Entry::default(), 0, true);
+    loop {
+        let mut line = Vec::new();
+        if (&mut input).take(MAX_FIELD).read_until(b'\n', &mut line)? == 0 {
+            return Ok((!is_empty).then_some((entry, newlines)));
+        }
+        let is_whole = line.last() == Some(&b'\n');
+        if !is_whole {
+            discard_line(input)?;
+        }
+        newlines += 1;
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        match line.iter().position(|byte| *byte == b'=') {
+            _ if line.is_empty() && is_empty => {}
+            _ if line.is_empty() => return Ok(Some((entry, newlines))),
+            Some(at) => {
+                let (name, value) = line.split_at(at);
+                is_empty = false;
+                entry.set(&String::from_utf8_lossy(name), &String::from_utf8_lossy(value.get(1..).unwrap_or_default()));
+            }
+            // The name, then the length in 64 bits little-endian, the bytes, and a newline.
+            None => {
+                let mut len = [0; 8];
+                input.read_exact(&mut len)?;
+                let len = u64::from_le_bytes(len);
+                let mut value = Vec::new();
+                (&mut input).take(len.min(MAX_FIELD)).read_to_end(&mut value)?;
+                newlines += value.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+                newlines += discard(input, len.saturating_sub(MAX_FIELD).saturating_add(1))?;
+                is_empty = false;
+                entry.set(&String::from_utf8_lossy(line), &String::from_utf8_lossy(&value));
+            }
+        }
+    }
+}
+
+/// Passes over so many bytes and the newline behind them; how many newlines were in between.
+fn discard(input: &mut dyn BufRead, mut len: u64) -> io::Result<u64> {
+    let mut newlines = 0;
+    while len > 0 {
+        let bytes = input.fill_buf()?;
+        let take = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        let Some(bytes) = bytes.get(..take).filter(|bytes| !bytes.is_empty()) else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the input ends in the middle of a field"));
+        };
+        newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        len -= take as u64;
+        input.consume(take);
+    }
+    Ok(newlines.saturating_sub(1))
+}
+
+/// Passes over the rest of a line.
+fn discard_line(input: &mut dyn BufRead) -> io::Result<()> {
+    loop {
+        let bytes = input.fill_buf()?;
+        let (take, is_end) = match bytes.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (bytes.len(), bytes.is_empty()),
+        };
+        input.consume(take);
+        if is_end {
+            return Ok(());
+        }
+    }
+}
+
 /// A field's value: a string, numbers where it is not UTF-8, a list of both where the field was given more than once, null where
 /// it is too long.
 fn text(value: Value) -> Option<String> {
@@ -128,6 +206,28 @@ mod tests {
             (entry.priority, entry.is_kernel, entry.boot),
             (Some(3), false, Some(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef))
         );
+    }
+
+    #[test]
+    fn the_export_format() {
+        let mut bytes = b"__CURSOR=s=1\nSYSLOG_IDENTIFIER=app\nMESSAGE\n\x04\0\0\0\0\0\0\0a\nb\xff\n_PID=7\n\n\n".to_vec();
+        bytes.extend(b"MESSAGE=second=2\n_TRANSPORT=kernel\nLONG=");
+        bytes.extend(vec![b'x'; 200_000]);
+        bytes.extend(b"\nCOREDUMP\n\x40\x0d\x03\0\0\0\0\0");
+        bytes.extend(vec![b'\n'; 200_000]);
+        bytes.extend(b"\nPRIORITY=2");
+        let mut input = bytes.as_slice();
+        let (entry, newlines) = read_export(&mut input).unwrap().unwrap();
+        assert_eq!((entry.text().as_str(), entry.cursor.as_str(), newlines), ("app[7]: a\nb\u{fffd}", "s=1", 7));
+        let (entry, newlines) = read_export(&mut input).unwrap().unwrap();
+        assert_eq!((entry.text().as_str(), entry.is_kernel, entry.priority), ("second=2", true, Some(2)));
+        assert_eq!(newlines, 1 + 1 + 1 + 1 + 1 + 200_001 + 1);
+        assert_eq!(read_export(&mut input).unwrap(), None);
+        // A length that is not there, and one that is beyond all.
+        for len in [[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]] {
+            let bytes = [b"MESSAGE\n".as_slice(), &len].concat();
+            assert_eq!(read_export(&mut bytes.as_slice()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 
     #[test]

@@ -97,7 +97,9 @@ pub fn parse(line: &str) -> Option<Line<'_>> {
         return structured(priority, rest);
     }
     let (stamp, rest) = stamp(rest)?;
-    let (_host, content) = rest.split_once(' ')?;
+    let (host, content) = rest.split_once(' ')?;
+    // Some leave the host out.
+    let content = if host.ends_with(':') { rest } else { content };
     let program = program(content).unwrap_or_default();
     // With a priority, the facility says whether it is the kernel's.
     let is_kernel = program == "kernel" && priority.is_none_or(|priority| priority < 8);
@@ -205,6 +207,12 @@ mod tests {
             assert_eq!(line("oom: kernel: BUG: x"), is(None, "oom", false, "oom: kernel: BUG: x"));
             assert_eq!(line("message without a tag"), is(None, "", false, "message without a tag"));
         }
+    }
+
+    #[test]
+    fn a_line_may_name_no_host() {
+        assert_eq!(taken_apart("Nov 21 16:52:04 kernel: BUG: x"), is(None, "kernel", true, "BUG: x"));
+        assert_eq!(taken_apart("Nov 21 16:52:04 app[7]: x: y"), is(None, "app", false, "app[7]: x: y"));
     }
 
     #[test]

@@ -145,10 +145,15 @@ impl Patterns {
         Self { needles, set, each, scope: None }
     }
 
+    /// Whether a line may be of interest; costs far less than reading it.
+    pub fn may_match(&self, text: &str) -> bool {
+        self.needles.is_match(text)
+    }
+
     /// The facts of a line of the kernel's log, if they are of interest.
     pub fn read(&mut self, at: Timestamp, text: &str) -> Option<(&'static Pattern, Found)> {
         let text = text.get(..text.floor_char_boundary(MAX_LINE)).unwrap_or_default();
-        if !self.needles.is_match(text) {
+        if !self.may_match(text) {
             return None;
         }
         let matched = self.set.matches(text).into_iter().next()?;
