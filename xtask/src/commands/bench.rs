@@ -3,6 +3,7 @@
 //! Quote medians and ratios: machines differ, and so do minutes on one machine. No figure here decides whether a test passes.
 
 mod collect;
+mod engine;
 mod footprint;
 mod fuzz;
 mod latency;
@@ -42,6 +43,8 @@ enum What {
     Footprint,
     /// CPU and allocations by cycle of all collectors, beside node_exporter where it is installed, also with 10,000 processes
     Collect,
+    /// Log lines by second and core through the patterns, and the most that one line costs
+    Engine,
     /// Whether any input breaks what reads bytes from outside: every fuzz target for a while
     Fuzz,
     /// What the BPF programs cost by block request, beside libbpf-tools' biolatency where it is installed
@@ -74,6 +77,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(What::Collect) {
         collect::run()?;
+    }
+    if wanted(What::Engine) {
+        engine::run()?;
     }
     if wanted(What::Store) { store::run(options.hour) } else { Ok(()) }
 }
