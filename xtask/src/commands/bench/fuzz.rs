@@ -136,6 +136,23 @@ fn seed(fuzz: &Path, target: &str) -> Result<()> {
             .map(|(number, line)| format!("{},{number},5000000,-;{line}\n SUBSYSTEM=block\n", number % 8).into_bytes())
             .collect(),
         "patterns" => KERNEL_LOG.lines().map(text).chain([text(KERNEL_LOG)]).collect(),
+        "log_lines" => KERNEL_LOG
+            .lines()
+            .flat_map(|line| {
+                [
+                    "Nov 21 16:52:04 web-01 kernel: [ 12.5] ",
+                    "<3>1 2026-11-21T16:52:04.5Z web-01 app 7 ID [a b=\"c\"] ",
+                    "[Sat Nov 21 16:52:04 2026] ",
+                ]
+                .map(|begin| with_number(16, format!("{begin}{line}\n").as_bytes()))
+            })
+            .collect(),
+        "journal" => vec![
+            text(
+                r#"{"__CURSOR":"s=1;t=2","__REALTIME_TIMESTAMP":"1795279924000000","_TRANSPORT":"kernel","MESSAGE":[104,105,255]}"#,
+            ),
+            b"__CURSOR=s=1\nSYSLOG_IDENTIFIER=app\nMESSAGE\n\x04\0\0\0\0\0\0\0a\nb\xff\n_PID=7\n\n".to_vec(),
+        ],
         "tracefs" => vec![text(FORMAT)],
         "btf" => vec![btf()],
         "sock_diag" => {
