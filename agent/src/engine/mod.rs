@@ -10,6 +10,8 @@ pub mod chains;
 mod incidents;
 mod losses;
 pub mod patterns;
+mod robust;
+pub mod score;
 mod stats;
 mod store;
 mod text;

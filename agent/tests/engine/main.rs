@@ -4,9 +4,11 @@ mod chains;
 mod events;
 mod kernel_lines;
 mod kernel_log;
+mod labelled;
 mod log_match;
 mod losses;
 mod properties;
+mod scores;
 mod thresholds;
 mod witnesses;
 
