@@ -15,6 +15,7 @@ pub mod score;
 mod stats;
 mod store;
 mod text;
+mod usual;
 
 use std::time::Duration;
 

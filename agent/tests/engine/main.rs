@@ -8,6 +8,7 @@ mod labelled;
 mod log_match;
 mod losses;
 mod properties;
+mod quiet;
 mod scores;
 mod thresholds;
 mod witnesses;

@@ -3,10 +3,12 @@
 //! An analyzer says what it sees, with evidence, whenever it sees it. It doesn't know what has been reported before: folding
 //! repetitions, naming incidents and writing to people is the business of `incidents`.
 
+mod ema;
 pub mod event;
 pub mod log_match;
 mod stand_in;
 mod threshold;
+mod zscore;
 
 use std::time::Duration;
 
@@ -113,7 +115,7 @@ pub struct Row {
 }
 
 /// All analyzers, in the order in which they see an observation.
-pub const ANALYZERS: &[Row] = &[threshold::ROW, event::ROW, stand_in::ROW, log_match::ROW];
+pub const ANALYZERS: &[Row] = &[threshold::ROW, zscore::ROW, ema::ROW, event::ROW, stand_in::ROW, log_match::ROW];
 
 /// Ticks further apart than this mean that the clock was set or the machine slept: nothing can be concluded from silence.
 const LONGEST_TICK: Duration = Duration::from_secs(30);
