@@ -35,6 +35,19 @@ uptime_seconds, labels, message, file, line.
 
 Exit status: 0 when something matched, 1 when nothing did, 2 when a file cannot be read or the configuration is bad.";
 
+const REPLAY_HELP: &str = "\
+FILE is a recording, with one JSON object a line, or comma-separated values of one series: a time and a value, or columns of which a
+header names these. Times are RFC 3339, YYYY-MM-DD HH:MM:SS in UTC, or Unix seconds or milliseconds. A line of a recording has the key
+at, and one of samples, event, log and source:
+
+  {\"at\":\"2026-02-22T16:30:00Z\",\"samples\":{\"collector\":\"cpu\",\"values\":[{\"metric\":\"cpu_load_1m\",\"value\":0.5}]}}
+  {\"at\":\"2026-02-22T16:30:01Z\",\"log\":{\"source\":\"kmsg\",\"text\":\"...\"}}
+
+Prints {\"finding\":...} and {\"alert\":...}, and with --scores a line {\"timestamp\":...,\"value\":...,\"score\":...} for each row, in their
+order: the score, from 0 to 1, says how unusual the value is after those before it. The value is null where the row has none.
+
+Exit status: 0; 1 when the configuration is bad or the file cannot be read; 3 when bad lines were left out, which are told of.";
+
 /// Watches a Linux host through eBPF and /proc and sends alerts that hold the evidence.
 #[derive(Debug, Parser)]
 #[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
@@ -81,6 +94,9 @@ pub enum Command {
     /// Print what the database holds of one metric, by minute
     #[command(after_help = "Exit status: 0 when values were printed, 1 when there are none or the configuration is bad.")]
     History(History),
+    /// Put a recording, or a CSV file of one series, through the engine in simulated time and print what it finds
+    #[command(after_help = REPLAY_HELP)]
+    Replay(Replay),
     /// Find in log files what the patterns for logs, built-in and of the configuration, match
     #[command(after_help = SCAN_HELP)]
     Scan(Scan),
@@ -123,6 +139,25 @@ pub struct Scan {
     /// Configuration file, for its custom patterns; the defaults where it does not exist
     #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+}
+
+/// Options of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// The recording or CSV file; - for standard input
+    pub file: PathBuf,
+    /// Name of the metric that a CSV file holds; one that the agent does not know is a gauge without a unit
+    #[arg(short, long, value_name = "NAME", default_value = "value")]
+    pub metric: String,
+    /// A label of that series; may be given more than once
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// Print how unusual each value is
+    #[arg(long)]
+    pub scores: bool,
+    /// Configuration file, for limits and analyzers; the defaults where none is named, whatever this machine has
+    #[arg(short, long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options of `doctor`.

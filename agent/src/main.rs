@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Some(Command::Doctor(options)) => commands::doctor::run(&options),
         Some(Command::History(options)) => commands::history::run(&options),
         Some(Command::Scan(options)) => Ok(commands::scan::run(&options)),
+        Some(Command::Replay(options)) => commands::replay::run(&options),
         Some(Command::Top(options)) => commands::top::run(&options),
         None if cli.run.validate => commands::validate::run(&cli.run.common.config),
         None => commands::run::run(&cli.run),

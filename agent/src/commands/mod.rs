@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod history;
+pub mod replay;
 pub mod run;
 pub mod scan;
 pub mod top;
@@ -21,6 +22,11 @@ fn config_or_defaults(path: &Path) -> anyhow::Result<Config> {
     if path == Path::new(cli::DEFAULT_CONFIG) && !path.exists() {
         return Ok(Config::default());
     }
+    config(path)
+}
+
+/// The configuration at `path`.
+fn config(path: &Path) -> anyhow::Result<Config> {
     config::load(path).map_err(|problems| anyhow!("the configuration is not good\n{problems}"))
 }
 

@@ -101,6 +101,17 @@ impl Engine {
 
     /// Takes one observation, made at `at`, and appends what there is to tell to `alerts`.
     pub fn observe(&mut self, at: Timestamp, observation: Observation, alerts: &mut Vec<Alert>) {
+        self.observe_with(at, observation, None, alerts);
+    }
+
+    /// The same, and appends what the analyzers found to `found`, before it becomes incidents.
+    pub fn observe_with(
+        &mut self,
+        at: Timestamp,
+        observation: Observation,
+        found: Option<&mut Vec<Finding>>,
+        alerts: &mut Vec<Alert>,
+    ) {
         let told_before = alerts.len();
         match observation {
             Observation::Samples(samples) => {
@@ -123,6 +134,9 @@ impl Engine {
                 }
                 self.incidents.tick(at, alerts);
             }
+        }
+        if let Some(found) = found {
+            found.extend_from_slice(&self.findings);
         }
         for finding in self.findings.drain(..) {
             let begins = self.incidents.begins(&finding);

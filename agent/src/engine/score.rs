@@ -10,15 +10,17 @@
 //! - a value that is repeated where it never was (a sensor that hangs).
 //!
 //! The most unusual of them is the score. Ordinary noise stays below 0.1, heavy tails included, as the tails are learnt; at 0.5 a value
-//! is about twice as far out as one in a hundred is.
+//! is about twice as far out as one in 125 is.
 
 mod forecast;
 mod season;
 mod tail;
 
+use std::f64::consts::{LN_2, LOG10_2};
+
 use forecast::{Forecast, History};
 use season::Season;
-use tail::Tail;
+use tail::{Tail, log2};
 
 use super::robust::Robust;
 use crate::model::Timestamp;
@@ -144,7 +146,8 @@ impl Scorer {
         self.forecast.learn(&of_clean, from_clean.clamp(-3.0 * sigma, 3.0 * sigma) / sigma);
         let out = from_clean.abs() > ACCEPTED * sigma;
         self.disturbed = if out { self.disturbed.saturating_add(1) } else { 0 };
-        let most = ACCEPTED * sigma * WIDENING.powi(self.disturbed.clamp(1, PATIENCE) - 1);
+        let widened = (1..self.disturbed.min(PATIENCE)).fold(1.0, |width, _| width * WIDENING);
+        let most = ACCEPTED * sigma * widened;
         let mut accepted = value - from_clean + from_clean.clamp(-most, most);
         if self.disturbed >= PATIENCE {
             // No disturbance any more: that is how it is now.
@@ -175,9 +178,9 @@ impl Scorer {
     }
 }
 
-/// From how many times further out than one in a hundred to the score.
+/// From how many times further out than one in 125 to the score.
 fn mapped(times: f64) -> f64 {
-    let cube = times.powi(3);
+    let cube = times * times * times;
     if cube.is_finite() { cube / (cube + 8.0) } else { 1.0 }
 }
 
@@ -221,7 +224,7 @@ impl Volatility {
         self.lately += 0.12 * (error - self.lately);
         // What is too small to matter is as good as none.
         let (lately, usual) = (self.lately.max(least), usual.max(least));
-        let change = ((lately + usual * 0.05) / (usual * 1.05)).ln().abs();
+        let change = log2((lately + usual * 0.05) / (usual * 1.05)).abs() * LN_2;
         let sigma = (self.size.mean() * 1.25).max(0.15);
         self.size.take(change, LEVEL_WINDOW, 4.0, 0.1);
         self.tail.unusual(change / sigma)
@@ -250,7 +253,7 @@ impl Repetition {
             self.run += 1.0;
             // One in ten to the power of this, were repetitions independent of each other.
             let often = (self.repeated + 1.0 + self.run.min(3.0)) / (self.rows + 2.0 + self.run.min(3.0));
-            let rare = -self.run * often.min(1.0).log10();
+            let rare = -self.run * log2(often.min(1.0)) * LOG10_2;
             return if self.rows >= Self::KNOWN && self.run > 1.3 * self.longest + 2.0 { (rare / 4.0).min(4.0) } else { 0.0 };
         }
         // A run counts when it is over: what hangs now says nothing of what is usual.

@@ -40,6 +40,8 @@ pub(super) struct Season {
     /// By lag, the decayed sum of products, and of squares.
     products: Vec<f32>,
     square: f32,
+    /// What is left of the weight of the first row.
+    forgotten: f32,
     periods: [usize; 2],
     expected: [Option<Expected>; 2],
     /// Rows of a day; 0 where that is unknown.
@@ -56,6 +58,7 @@ impl Season {
             newest: 0,
             products: vec![0.0; LONGEST],
             square: 0.0,
+            forgotten: 1.0,
             periods: [0; 2],
             expected: [None; 2],
             day: 0.0,
@@ -151,6 +154,7 @@ impl Season {
     fn correlate(&mut self, standing: f32) {
         let past = self.recent.get(self.newest..self.newest + LONGEST).unwrap_or_default();
         self.products.iter_mut().zip(past).for_each(|(sum, past)| *sum = *sum * KEEP + standing * past);
+        self.forgotten *= KEEP;
         self.square = self.square * KEEP + standing * standing;
         self.newest = if self.newest == 0 { LONGEST - 1 } else { self.newest - 1 };
         for index in [self.newest, self.newest + LONGEST] {
@@ -163,7 +167,7 @@ impl Season {
     /// Looks for the lags at which the series is like itself again, after having been unlike itself.
     fn look(&mut self) {
         // Sums of fewer products are smaller.
-        let mut forgotten = KEEP.powf(self.rows as f32);
+        let mut forgotten = self.forgotten;
         let variance = self.square / (1.0 - forgotten);
         let seen = usize::try_from(self.rows).unwrap_or(usize::MAX);
         let lags = (seen / 2).min(LONGEST);
