@@ -43,7 +43,7 @@ enum What {
     Footprint,
     /// CPU and allocations by cycle of all collectors, beside node_exporter where it is installed, also with 10,000 processes
     Collect,
-    /// Log lines by second and core through the patterns, and the most that one line costs
+    /// Samples and log lines by second and core through the engine, and the most that one line costs
     Engine,
     /// Whether any input breaks what reads bytes from outside: every fuzz target for a while
     Fuzz,
