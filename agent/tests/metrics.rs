@@ -70,6 +70,12 @@ fn fixture_series() -> BTreeMap<String, Vec<Labels>> {
     for name in ["disk_inodes", "disk_inode_usage_percent"] {
         series.insert(name.to_owned(), of_mounts.clone());
     }
+    // What descriptors lead to is known on a real /proc alone.
+    for (name, label) in [("process_open_fds_by_kind", "kind"), ("process_open_fds_by_prefix", "prefix")] {
+        let of_processes = series["process_open_fds"].iter().map(|labels| labels.clone().with(label, ""));
+        let of_processes = of_processes.collect();
+        series.insert(name.to_owned(), of_processes);
+    }
     series
 }
 

@@ -10,12 +10,14 @@ use rustix::io::{Errno, pread};
 use super::blocked::Task;
 use super::details::Details;
 use super::exhausted::is_exhausted;
+use super::growing::Kinds;
 use super::{CPU, FD_USAGE, FDS, RSS, THREADS};
 use crate::collectors::descriptors::{Counting, parse_limit, parse_table_size};
 use crate::collectors::interval::{Counters, percent};
 use crate::collectors::process_stat::Stat;
 use crate::collectors::text::{lossy, number};
 use crate::collectors::{Batch, keys};
+use crate::host::Host;
 use crate::model::{Labels, SeriesKey};
 
 /// Above this share of its limit every process is reported.
@@ -126,6 +128,11 @@ pub struct Process {
     pub threads: u64,
     /// Whether it is one of the largest.
     pub is_top: bool,
+    /// Descriptors when they were first counted.
+    pub first_fds: Option<u64>,
+    /// Whether it is one of those whose descriptors grew most.
+    pub is_growing: bool,
+    kinds: Option<Box<Kinds>>,
     /// Whether this run has looked at it.
     pub is_fresh: bool,
     /// Whether it had more than half of its descriptors open when they were counted last.
@@ -151,6 +158,9 @@ impl Process {
             rss: 0.0,
             threads: 0,
             is_top: false,
+            first_fds: None,
+            is_growing: false,
+            kinds: None,
             is_fresh: true,
             is_near_limit: false,
         }
@@ -208,7 +218,7 @@ impl Process {
 
     /// Whether everything is to be said of it.
     pub fn is_tracked(&self) -> bool {
-        self.is_top || self.is_named == Some(true)
+        self.is_top || self.is_growing || self.is_named == Some(true)
     }
 
     /// Emits what is known of the present run.
@@ -246,6 +256,12 @@ impl Process {
         !self.is_kernel_thread
     }
 
+    /// Emits the kinds of its descriptors.
+    pub fn emit_kinds(&mut self, batch: &mut Batch, pid: u32, host: &Host) {
+        let labels = labels(pid, &self.comm);
+        self.kinds.get_or_insert_default().tell(batch, host, pid, &labels);
+    }
+
     /// Emits I/O.
     pub fn emit_io(&self, batch: &mut Batch, bytes: [u64; 2]) {
         if let Some(details) = &self.details {
@@ -262,7 +278,7 @@ fn labels(pid: u32, comm: &[u8]) -> Labels {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Descriptors {
     /// How many are open; `None` where that is unknown, or known to be few and not asked for.
-    open: Option<u64>,
+    pub open: Option<u64>,
     /// In percent of the soft limit.
     pub usage: Option<f64>,
     /// Descriptors and soft limit, where there is no room for another.

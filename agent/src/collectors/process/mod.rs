@@ -1,7 +1,7 @@
 //! Processes: how many there are, and what the ones that matter take.
 //!
-//! Those that matter are the largest by CPU and by resident memory, those that a pattern names, and any that has more than
-//! half of its descriptors open. Of all, those that are blocked for long or have no descriptor left are told of as events. A
+//! Those that matter are the largest by CPU and by resident memory, those that a pattern names, those whose descriptors grew most,
+//! and any that has more than half of its descriptors open. Of all, those that are blocked for long or have no descriptor left are told of as events. A
 //! process is its id and its start time; one that vanishes while it is looked at is no error.
 //!
 //! On a host with more than [`MANY`] processes, those that did nothing take turns, since reading about a process costs the same
@@ -11,6 +11,7 @@ mod blocked;
 mod details;
 mod entity;
 mod exhausted;
+mod growing;
 
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -23,6 +24,7 @@ use rustix::io::Errno;
 use self::blocked::{Blocked, Task};
 use self::details::Io;
 use self::entity::{NOTABLE_FD_USAGE, Process, Scratch};
+use self::growing::Growing;
 use super::descriptors::Counting;
 use super::entities::Entities;
 use super::process_stat::{Stat, parse_stat};
@@ -63,6 +65,10 @@ metrics! {
     gauge FDS: Count = "process_open_fds", "Descriptors that the process has open (/proc/PID/fd).";
     gauge FD_USAGE: Percent = "process_fd_usage_percent",
         "Descriptors that the process has open, by its soft limit of them (/proc/PID/fd, /proc/PID/limits).";
+    gauge FDS_BY_KIND: Count = "process_open_fds_by_kind",
+        "Descriptors by what they refer to, of the four processes whose number of them grew most; absent above 4096 (/proc/PID/fd).";
+    gauge FDS_BY_PREFIX: Count = "process_open_fds_by_prefix",
+        "Descriptors of those four by what most of them lead to: a directory, a peer (/proc/PID/fd, /proc/PID/net/tcp).";
 }
 
 /// Most processes whose `stat` is kept open, which halves the cost of reading it. Descriptors are scarce too.
@@ -228,6 +234,7 @@ impl Processes {
     /// Looks at descriptors and emits what there is to say of single processes.
     fn emit(&mut self, batch: &mut Batch, procfs: &OwnedFd, counting: Counting) {
         let mut told = 0;
+        let mut growing = Growing::default();
         self.io.pids.clear();
         if self.boot.is_none() {
             self.boot = std::fs::read(self.host.procfs("stat")).ok().and_then(|text| parse_boot_time(&text));
@@ -245,8 +252,16 @@ impl Processes {
             if process.is_tracked() && process.emit_details(batch, pid, procfs, &mut self.scratch, started) {
                 self.io.pids.push(pid);
             }
+            growing.note(pid, &mut process.first_fds, descriptors.open);
+            process.is_growing = false;
             if let Some((open, limit)) = descriptors.exhausted {
                 exhausted::tell(&self.apart, batch, pid, open, limit, &mut told);
+            }
+        }
+        for pid in growing.pids() {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.is_growing = true;
+                process.emit_kinds(batch, pid, &self.apart);
             }
         }
         let processes = &mut self.processes;
