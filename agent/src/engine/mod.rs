@@ -8,6 +8,7 @@
 pub mod analyzers;
 pub mod chains;
 mod incidents;
+mod line;
 mod losses;
 pub mod patterns;
 mod robust;

@@ -47,6 +47,20 @@ pub(super) fn limit(limit: f64, unit: Unit) -> String {
     }
 }
 
+/// A number of bytes in the largest unit of which there is one: `3.2 GiB`.
+pub(super) fn size(bytes: f64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut size = (bytes, "B");
+    for unit in units {
+        if size.0.abs() < 1024.0 {
+            break;
+        }
+        size = (size.0 / 1024.0, unit);
+    }
+    let digits = usize::from(size.1 != "B");
+    format!("{:.digits$} {}", size.0, size.1)
+}
+
 /// `1 event`, `2 events`.
 pub(super) fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
@@ -83,6 +97,7 @@ mod tests {
         assert_eq!(value(0.0204, Unit::Ratio), "0.020");
         assert_eq!((value(3.126, Unit::Count), value(7.0, Unit::Count)), ("3.13".into(), "7".into()));
         assert_eq!(limit(0.01, Unit::Ratio), "0.01");
+        assert_eq!((size(512.0), size(1536.0), size(3.2e9)), ("512 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
         assert_eq!(counted(1, "event"), "1 event");
         assert_eq!(counted(2, "event"), "2 events");
     }

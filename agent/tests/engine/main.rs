@@ -2,6 +2,7 @@
 
 mod chains;
 mod events;
+mod exhaustion;
 mod kernel_lines;
 mod kernel_log;
 mod labelled;
@@ -9,10 +10,12 @@ mod log_match;
 mod losses;
 mod properties;
 mod quiet;
+mod quiet_week;
 mod scores;
 mod thresholds;
 mod witnesses;
 
+use properties::Random;
 use sysops_agent::config::Config;
 use sysops_agent::engine::Engine;
 use sysops_agent::model::{

@@ -5,9 +5,11 @@
 
 mod ema;
 pub mod event;
+mod leak;
 pub mod log_match;
 mod stand_in;
 mod threshold;
+mod trend;
 mod zscore;
 
 use std::time::Duration;
@@ -115,7 +117,8 @@ pub struct Row {
 }
 
 /// All analyzers, in the order in which they see an observation.
-pub const ANALYZERS: &[Row] = &[threshold::ROW, zscore::ROW, ema::ROW, event::ROW, stand_in::ROW, log_match::ROW];
+pub const ANALYZERS: &[Row] =
+    &[threshold::ROW, zscore::ROW, ema::ROW, trend::ROW, leak::ROW, event::ROW, stand_in::ROW, log_match::ROW];
 
 /// Ticks further apart than this mean that the clock was set or the machine slept: nothing can be concluded from silence.
 const LONGEST_TICK: Duration = Duration::from_secs(30);
