@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, build, ci, demo, ebpf, lint, run, setup, test, vm_test};
+use commands::{bench, build, ci, corpus, demo, ebpf, lint, run, setup, test, vm_test};
 
 /// Builds, runs, tests and measures sysops-agent.
 #[derive(Parser)]
@@ -43,6 +43,8 @@ enum Command {
     /// The work inside such a machine
     #[command(hide = true)]
     VmGuest,
+    /// Write the labelled series in agent/tests/corpus that detection is measured with
+    Corpus(corpus::Options),
     /// Install what the other commands need and this machine lacks
     Setup,
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::VmTest(options) => vm_test::run(&options),
         Command::VmGuest => vm_test::guest(),
+        Command::Corpus(options) => corpus::run(&options),
         Command::Setup => setup::run(),
     };
     match result {

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod build;
 pub mod ci;
+pub mod corpus;
 pub mod demo;
 pub mod ebpf;
 pub mod lint;
