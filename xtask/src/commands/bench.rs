@@ -3,6 +3,7 @@
 //! Quote medians and ratios: machines differ, and so do minutes on one machine. No figure here decides whether a test passes.
 
 mod collect;
+mod detect;
 mod engine;
 mod footprint;
 mod fuzz;
@@ -43,6 +44,8 @@ enum What {
     Footprint,
     /// CPU and allocations by cycle of all collectors, beside node_exporter where it is installed, also with 10,000 processes
     Collect,
+    /// What the analyzers find in the labelled series of agent/tests/corpus: precision, recall, delay; needs no root
+    Detect,
     /// Samples and log lines by second and core through the engine, and the most that one line costs
     Engine,
     /// Whether any input breaks what reads bytes from outside: every fuzz target for a while
@@ -61,6 +64,12 @@ pub fn run(options: &Options) -> Result<()> {
     if options.what.contains(&What::Fuzz) {
         fuzz::run(options.seconds)?;
         if options.what.iter().all(|what| *what == What::Fuzz) {
+            return Ok(());
+        }
+    }
+    if options.what.contains(&What::Detect) || options.what.is_empty() {
+        detect::run()?;
+        if options.what.iter().all(|what| [What::Fuzz, What::Detect].contains(what)) && !options.what.is_empty() {
             return Ok(());
         }
     }
