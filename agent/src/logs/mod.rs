@@ -31,8 +31,8 @@ pub const SOURCES: &[Row] = &[
     Row { name: "syslog", key: LogSourceName::Syslog, open: syslog::open },
 ];
 
-/// Bytes of a line that are kept.
-pub const MAX_TEXT: usize = 8192;
+/// Bytes of a line that are kept. A pattern of the configuration may cost microseconds for each.
+pub const MAX_TEXT: usize = 2048;
 /// How much older than its reading a line may be and still be news: a line that the agent was not there to read is passed over
 /// when it is older.
 pub const HISTORY: Duration = Duration::from_secs(300);

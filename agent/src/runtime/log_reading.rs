@@ -29,7 +29,7 @@ const LOST: Metric = Metric::counter(
 const CUT: Metric = Metric::counter(
     "agent_log_records_cut_total",
     Unit::Count,
-    "Records of a log whose text beyond 8 KiB, in the journal 4 KiB, was not looked at.",
+    "Records of a log whose text beyond 2 KiB was not looked at; of the journal all of a text beyond 4 KiB.",
 );
 const RESTARTS: Metric = Metric::counter(
     "agent_log_restarts_total",
