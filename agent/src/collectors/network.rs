@@ -39,6 +39,8 @@ metrics! {
     gauge CARRIER: Boolean = "network_carrier",
         "Whether a hardware interface that is up has a link (/sys/class/net/*/carrier).";
     counter RETRANSMITS: Count = "network_tcp_retransmits_total", "TCP segments sent again (/proc/net/snmp RetransSegs).";
+    gauge RETRANSMIT_RATIO: Ratio = "network_tcp_retransmit_ratio",
+        "TCP segments sent again by segments sent since the last run; absent below 100 segments (/proc/net/snmp).";
     counter SEGMENTS_IN: Count = "network_tcp_segments_received_total", "TCP segments received (/proc/net/snmp InSegs).";
     counter SEGMENTS_OUT: Count = "network_tcp_segments_sent_total",
         "TCP segments sent, without those sent again (/proc/net/snmp OutSegs).";

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{RETRANSMITS, SEGMENTS_OUT};
+use super::{RETRANSMIT_RATIO, RETRANSMITS, SEGMENTS_OUT};
 use crate::collectors::Batch;
 use crate::host::{Host, Retransmitting};
-use crate::model::{Evidence, KernelEvent, Labels, Metric};
+use crate::model::{Evidence, KernelEvent, Labels, Metric, SeriesKey};
 
 /// The time within which segments make a burst.
 const WINDOW: Duration = Duration::from_secs(10);
+/// Segments sent from which on their share means something.
+const LEAST_SEGMENTS: f64 = 100.0;
 /// How long looking through connections and for their owners may take.
 const DEADLINE: Duration = Duration::from_millis(250);
 /// Connections that are told of one by one; of more only some are named.
@@ -26,12 +28,21 @@ pub struct Retransmits {
     burst: f64,
     /// Segments sent again and sent, oldest first: the first is the last one that is older than the window.
     totals: VecDeque<(Instant, f64, f64)>,
+    /// The same, at the last run.
+    last: Option<(f64, f64)>,
+    ratio: SeriesKey,
 }
 
 impl Retransmits {
     /// Nothing seen yet; `burst` segments within the window are worth an event.
     pub fn new(host: &Host, burst: u32) -> Self {
-        Self { host: host.clone(), burst: f64::from(burst.max(1)), totals: VecDeque::new() }
+        Self {
+            host: host.clone(),
+            burst: f64::from(burst.max(1)),
+            totals: VecDeque::new(),
+            last: None,
+            ratio: SeriesKey::new(&RETRANSMIT_RATIO, Labels::new()),
+        }
     }
 
     /// Looks at what the present run has sampled.
@@ -40,6 +51,12 @@ impl Retransmits {
             batch.samples.iter().find(|sample| sample.series.metric() == metric).map(|sample| sample.value)
         };
         let (Some(again), Some(sent)) = (value(&RETRANSMITS), value(&SEGMENTS_OUT)) else { return };
+        if let Some((again_before, sent_before)) = self.last.replace((again, sent)) {
+            let (again, sent) = (again - again_before, sent - sent_before);
+            if again >= 0.0 && sent >= LEAST_SEGMENTS {
+                batch.push(&self.ratio, again / sent);
+            }
+        }
         if let Some((seconds, again, sent)) = self.growth(batch.at(), again, sent) {
             batch.events.extend(self.events(seconds, again, sent));
         }

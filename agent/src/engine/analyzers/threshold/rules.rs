@@ -99,6 +99,16 @@ const RULES: &[Rule] = &[
         hold: Duration::from_secs(300),
     },
     Rule {
+        metric: "network_tcp_retransmit_ratio",
+        only: &[],
+        name: "Share of TCP segments sent again",
+        subject: &[],
+        // Beyond, throughput falls noticeably; there is no key for it but [[thresholds.overrides]].
+        limit: |_| 0.02,
+        scale: Scale::Open,
+        hold: Duration::from_secs(60),
+    },
+    Rule {
         metric: "network_error_ratio",
         only: &[],
         name: "Packet error ratio",
