@@ -39,7 +39,7 @@ use crate::model::{Alert, Labels, Metric, Observation, Sample, Samples, SeriesKe
 use endpoint::Endpoint;
 pub use lacking::lacking;
 pub use log::log_to_stderr;
-pub use log_reading::METRICS as LOG_METRICS;
+pub use log_reading::{METRICS as LOG_METRICS, try_logs};
 use outlet::Outlet;
 pub use overhead::METRICS as OVERHEAD_METRICS;
 use overhead::Overhead;

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use crate::cli::Doctor;
 use crate::collectors::{Batch, COLLECTORS};
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{Host, Unavailable};
 use crate::notifiers;
 use crate::probes::{self, Kernel, PROBES};
 use crate::runtime::capabilities::{self, USED};
 use crate::runtime::signals::{self, Signal};
-use crate::runtime::{lacking, table};
+use crate::runtime::{lacking, table, try_logs};
 
 /// Examines the host and prints what it found. The exit code is 0 where every signal has a source.
 ///
@@ -29,6 +29,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
     let map_bytes: u64 = attached.iter().flatten().map(|probe| probe.map_bytes).sum();
     let collectors = try_collectors(&config, &host);
     let log = signals::kernel_log(&config, &host);
+    let logs = try_logs(&config, &host);
     let facts = facts(&host);
     let missing = capabilities::missing();
     let served = signals.iter().all(|signal| signal.source.is_some());
@@ -40,6 +41,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             "bpf_map_bytes": map_bytes,
             "signals": signals.iter().map(|signal| signal_json(signal, &config, &host)).collect::<Vec<_>>(),
             "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
+            "logs": logs.iter().map(log_json).collect::<Vec<_>>(),
             "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
             "lacking": lacking(&config),
         });
@@ -58,8 +60,13 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         }
         page += "\nsignals\n";
         page += &table(&signals);
-        if let Err(unavailable) = &log {
-            let _ = writeln!(page, "  {:<16}not read: {}; {}", "kernel log", unavailable.why, unavailable.advice);
+        page += "\nlogs\n";
+        for (name, opened) in &logs {
+            let state = match opened {
+                Ok(summary) => summary.clone(),
+                Err(unavailable) => format!("not read: {}; {}", unavailable.why, unavailable.advice),
+            };
+            let _ = writeln!(page, "  {name:<16}{}", notifiers::escape(&state));
         }
         page += "\ncollectors\n";
         for tried in &collectors {
@@ -71,6 +78,13 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         super::print(&page);
     }
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn log_json((name, opened): &(&'static str, Result<String, Unavailable>)) -> Value {
+    match opened {
+        Ok(summary) => json!({"log": name, "readable": true, "summary": summary}),
+        Err(unavailable) => json!({"log": name, "readable": false, "why": unavailable.why, "advice": unavailable.advice}),
+    }
 }
 
 fn signal_json(signal: &Signal, config: &Config, host: &Host) -> Value {

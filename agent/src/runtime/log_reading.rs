@@ -140,6 +140,19 @@ impl LogReading {
     }
 }
 
+fn place<'a>(config: &'a Config, host: &'a Host, begin: Begin<'a>) -> Place<'a> {
+    let own_name = config.alerting.syslog.as_ref().map_or("", |syslog| &syslog.tag);
+    Place { host, syslog_path: config.log_analyzer.syslog_path.as_deref(), own_name, begin }
+}
+
+/// Opens each log that the configuration asks for, once: what it reads, for people, or why it cannot be read.
+pub fn try_logs(config: &Config, host: &Host) -> Vec<(&'static str, Result<String, Unavailable>)> {
+    let wanted = |row: &&logs::Row| config.log_analyzer.enabled && config.log_analyzer.sources.contains(&row.key);
+    let open = |row: &'static logs::Row| (row.name, (row.open)(&place(config, host, Begin::End)).map(|source| source.summary()));
+    let all = super::block_on(async { Ok(SOURCES.iter().filter(wanted).map(open).collect()) });
+    all.unwrap_or_default()
+}
+
 /// One log, and all that its reader needs.
 #[derive(Clone)]
 struct Log {
@@ -163,12 +176,7 @@ impl Log {
             None if self.positions.are_kept() && host::uptime() < YOUNG => Begin::Boot,
             None => Begin::End,
         };
-        (self.row.open)(&Place {
-            host: &self.host,
-            syslog_path: self.config.log_analyzer.syslog_path.as_deref(),
-            own_name: self.config.alerting.syslog.as_ref().map_or("", |syslog| &syslog.tag),
-            begin,
-        })
+        (self.row.open)(&place(&self.config, &self.host, begin))
     }
 
     /// Reads it, and opens it again where it ended, at the record that comes next. What stays the same is said once.
