@@ -122,6 +122,23 @@ fn memory(shape: Shape, length: u32, mut left: impl FnMut(&mut Random, f64) -> O
     series(shape, "memory_available_bytes", &[], (60, length), 0, pages)
 }
 
+/// A value every minute for some days.
+fn days(
+    shape: Shape,
+    metric: &'static str,
+    labels: &'static [(&'static str, &'static str)],
+    length: u32,
+    decimals: usize,
+    value: impl FnMut(&mut Random, f64) -> Option<f64> + 'static,
+) -> Series {
+    series(shape, metric, labels, (60, length), decimals, value)
+}
+
+/// CPU usage of a host that people work with: most of it after noon.
+fn work_day(secs: f64) -> f64 {
+    22.0 - 10.0 * (TAU * (secs / (24.0 * H) - 0.08)).cos()
+}
+
 /// Descriptors of a process every minute.
 fn fds(shape: Shape, length: u32, mut open: impl FnMut(&mut Random, f64) -> Option<f64> + 'static) -> Series {
     let whole = move |random: &mut Random, secs: f64| Some(open(random, secs)?.max(0.0).round());
@@ -387,5 +404,24 @@ fn outliers() -> Vec<Series> {
                 Some(total)
             }
         }),
+        days(("cpu_days_rhythm", "rhythm"), CPU, ALL, 3 * DAY, 1, |r, t| Some(work_day(t) + 2.0 * r.normal())),
+        days(("cpu_days_surge", "shift"), CPU, ALL, 3 * DAY, 1, |r, t| {
+            Some(work_day(t) + 2.0 * r.normal() + 65.0 * within(t, 1e9, 62.0 * H, 63.5 * H))
+        })
+        .expect(OUTLIERS, 62 * HOUR, 64 * HOUR),
+        days(("cpu_days_backup", "burst"), CPU, ALL, 5 * DAY, 1, |r, t| {
+            Some(work_day(t) + 2.0 * r.normal() + 50.0 * within(t, 24.0 * H, 2.0 * H, 3.0 * H))
+        })
+        // Until the night is known.
+        .allow(OUTLIERS, 2 * HOUR, 52 * HOUR),
+        days(("memory_days_jump", "shift"), "memory_usage_percent", &[], 3 * DAY, 2, |r, t| {
+            Some(42.0 + 0.5 * r.normal() + 40.0 * within(t, 1e9, 55.0 * H, 59.0 * H))
+        })
+        .expect(OUTLIERS, 55 * HOUR, 60 * HOUR),
+        days(("await_days_slow", "shift"), AWAIT, SDA, 3 * DAY, 5, |r, t| {
+            let slow = 1.0 + 300.0 * within(t, 1e9, 50.0 * H, 51.0 * H);
+            Some(0.002 * slow * (0.3 * r.normal()).exp())
+        })
+        .expect(OUTLIERS, 50 * HOUR, 52 * HOUR),
     ]
 }
