@@ -20,6 +20,8 @@ pub struct SocketOwner {
     pub cgroup: Option<String>,
     /// The socket.
     pub inode: u64,
+    /// Bytes that wait to be sent or acknowledged, when it was looked up.
+    pub send_queue: u64,
 }
 
 /// A connection that waits for the answer to segments that it has sent again.
@@ -44,6 +46,7 @@ struct Entry {
     local: SocketAddr,
     remote: SocketAddr,
     inode: u64,
+    send_queue: u64,
 }
 
 impl Host {
@@ -58,8 +61,8 @@ impl Host {
             }
             let found = self.tcp_table(pid).into_iter().find(|entry| entry.local == local && entry.remote == remote);
             // An inode of zero is a connection that nobody holds any more.
-            if let Some(Entry { inode: inode @ 1.., .. }) = found {
-                return self.holder(inode, &namespace);
+            if let Some(Entry { inode: inode @ 1.., send_queue, .. }) = found {
+                return self.holder(inode, send_queue, &namespace);
             }
         }
         None
@@ -82,29 +85,29 @@ impl Host {
         for table in ["net/tcp", "net/tcp6"] {
             let Ok(file) = std::fs::File::open(self.procfs_of_init(table)) else { continue };
             let lines = BufReader::new(file.take(MAX_TABLE)).lines().map_while(Result::ok);
-            for (Entry { local, remote, inode }, timeouts) in lines.filter_map(|line| parse_retransmitting(&line)) {
+            for (Entry { local, remote, inode, send_queue }, timeouts) in lines.filter_map(|line| parse_retransmitting(&line)) {
                 count += 1;
                 if found.len() < most {
-                    found.push((Retransmitting { local, remote, timeouts, owner: None }, inode));
+                    found.push((Retransmitting { local, remote, timeouts, owner: None }, inode, send_queue));
                 }
             }
         }
         let namespace = self.process(1).network_namespace().unwrap_or_default();
-        let owned = found.into_iter().map(|(connection, inode)| {
+        let owned = found.into_iter().map(|(connection, inode, send_queue)| {
             // An inode of zero is a connection that nobody holds any more.
-            let owner = if inode == 0 { None } else { self.holder(inode, &namespace) };
+            let owner = if inode == 0 { None } else { self.holder(inode, send_queue, &namespace) };
             Retransmitting { owner, ..connection }
         });
         (owned.collect(), count)
     }
 
-    fn holder(&self, inode: u64, namespace: &str) -> Option<SocketOwner> {
+    fn holder(&self, inode: u64, send_queue: u64, namespace: &str) -> Option<SocketOwner> {
         // A socket may have been handed to a process in another namespace, so those come second.
         let (near, far): (Vec<u32>, Vec<u32>) =
             self.pids().partition(|pid| self.process(*pid).network_namespace().as_deref() == Some(namespace));
         let pid = near.into_iter().chain(far).find(|pid| self.process(*pid).holds_socket(inode))?;
         let process = self.process(pid);
-        Some(SocketOwner { pid, comm: process.comm()?, cgroup: process.cgroup("memory"), inode })
+        Some(SocketOwner { pid, comm: process.comm()?, cgroup: process.cgroup("memory"), inode, send_queue })
     }
 
     fn tcp_table(&self, pid: u32) -> Vec<Entry> {
@@ -121,7 +124,9 @@ impl Host {
 fn parse_entry(line: &str) -> Option<Entry> {
     let mut fields = line.split_whitespace();
     let (local, remote) = (parse_end(fields.nth(1)?)?, parse_end(fields.next()?)?);
-    Some(Entry { local, remote, inode: fields.nth(6)?.parse().ok()? })
+    let (send_queue, _) = fields.nth(1)?.split_once(':')?;
+    let send_queue = u64::from_str_radix(send_queue, 16).ok()?;
+    Some(Entry { local, remote, inode: fields.nth(4)?.parse().ok()?, send_queue })
 }
 
 /// An entry whose field `retrnsmt` is not zero, and that number.

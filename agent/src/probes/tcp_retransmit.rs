@@ -122,6 +122,7 @@ impl Probe for TcpRetransmit {
         facts.label("pid", owner.pid.to_string());
         facts.label("comm", owner.comm);
         facts.evidence("socket_inode", Some(owner.inode));
+        facts.evidence("send_queue_bytes", Some(owner.send_queue));
         facts.evidence("cgroup", owner.cgroup);
     }
 

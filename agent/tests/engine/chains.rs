@@ -10,6 +10,7 @@ static RSS: Metric = Metric::gauge("process_rss_bytes", Unit::Bytes, "Resident m
 static START: Metric = Metric::gauge("process_start_time_seconds", Unit::Seconds, "Start.");
 static LIMIT_HIT: Metric = Metric::counter("cgroup_memory_events_total", Unit::Count, "Limits hit.");
 static AWAIT: Metric = Metric::gauge("disk_await_seconds", Unit::Seconds, "Mean wait.");
+static DROPS: Metric = Metric::counter("network_transmit_drops_total", Unit::Count, "Drops.");
 static BLOCKED: Metric = Metric::gauge("process_uninterruptible", Unit::Count, "Blocked processes.");
 
 const MIB: f64 = 1_048_576.0;
@@ -113,6 +114,27 @@ fn a_slow_device_is_the_cause_of_a_task_that_hangs() {
     assert_eq!(links(&alert), ["disk_latency", "blocked_tasks", "kernel_hung_task"]);
     assert_eq!(alert.evidence["chain"][0]["text"], "sdb took 900 ms a request");
     assert_eq!(alert.evidence["chain"][1]["evidence"]["tasks"], 3.0);
+}
+
+#[test]
+fn retransmits_come_after_drops_and_fill_the_socket() {
+    let mut host = Host::new();
+    let drops = series(&DROPS, &[("interface", "eth0")]);
+    host.samples(&drops, 10, &[5.0, 5.0, 105.0]);
+    let connection = |port: u16| {
+        let labels = [("local", "10.0.0.1:40000"), ("peer", &*format!("10.0.0.2:{port}"))];
+        let mut sent_again = event("kernel_tcp_retransmit", &labels, &format!("segments to port {port} are sent again"));
+        sent_again.count = 5;
+        sent_again.evidence.insert("send_queue_bytes".into(), json!(8192));
+        sent_again
+    };
+    host.event(connection(443));
+    let alert = host.only();
+    assert_eq!(links(&alert), ["packet_loss", "kernel_tcp_retransmit", "socket_queue"]);
+    assert_eq!(alert.evidence["chain"][0]["text"], "eth0: 100 packets to send dropped");
+    assert_eq!(alert.evidence["chain"][2]["text"], "8.0 KiB waited in the socket to be sent or acknowledged");
+    host.event(connection(8443));
+    assert_eq!((host.told(), host.engine.open_incidents().count()), (vec![], 1), "it is the same peer");
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Packets are dropped on their way, and TCP sends again.
+//! Packets are dropped on their way, TCP sends again, and what is to be sent queues up in the socket.
+
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -6,10 +8,13 @@ use super::{Link, Row, Story, rise, series};
 use crate::engine::analyzers::Finding;
 use crate::engine::analyzers::event::TCP_RETRANSMIT;
 use crate::engine::store::Store;
-use crate::model::{Evidence, Timestamp};
+use crate::model::{Evidence, Timestamp, bytes};
 
-pub(super) const ROW: Row =
-    Row { name: "network", summary: "packets were dropped, segments were sent again", build: || Box::new(Network) };
+pub(super) const ROW: Row = Row {
+    name: "network",
+    summary: "packets were dropped, segments were sent again, the socket's queue is full of them",
+    build: || Box::new(Network),
+};
 
 /// Counters of what did not come through on this host, and the label that says where.
 const LOST: [(&str, &str, &str); 6] = [
@@ -38,6 +43,16 @@ impl Story for Network {
             place.map(|place| evidence.insert(label.into(), json!(place)));
             Some(Link { at: since, kind: "packet_loss", text: format!("{place_text}{count} {what}"), evidence })
         };
-        LOST.into_iter().filter_map(lost).collect()
+        LOST.into_iter().filter_map(lost).chain(queue(finding)).collect()
     }
+}
+
+/// What waited in the connection's socket when its owner was looked up.
+fn queue(finding: &Finding) -> Option<Link> {
+    let waiting = finding.evidence.get("send_queue_bytes").and_then(|bytes| bytes.as_f64()).filter(|bytes| *bytes > 0.0)?;
+    let mut evidence = Evidence::new();
+    evidence.insert("send_queue_bytes".into(), json!(waiting));
+    let text = format!("{} waited in the socket to be sent or acknowledged", bytes(waiting));
+    // It is what comes of it, and stands behind it.
+    Some(Link { at: finding.since.plus(Duration::from_nanos(1)), kind: "socket_queue", text, evidence })
 }
