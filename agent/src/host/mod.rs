@@ -9,6 +9,7 @@ mod kmsg;
 mod mounts;
 mod process;
 mod sockets;
+mod tcp_segments;
 mod tcp_states;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use kmsg::{Kmsg, KmsgRead, KmsgRecord};
 pub use mounts::{Mount, parse_mount};
 pub use process::{Descriptors, Process, cgroup_of};
 pub use sockets::{Retransmitting, SocketOwner};
+pub use tcp_segments::TcpSegments;
 pub use tcp_states::TcpStates;
 
 use rustix::time::{ClockId, clock_gettime};

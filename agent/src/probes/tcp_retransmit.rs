@@ -118,6 +118,11 @@ impl Probe for TcpRetransmit {
             owners.insert(connection, owner.clone());
             Some(owner)
         });
+        let (local, peer) = ends(&connection);
+        if let Some(segments) = self.host.tcp_segments(local, peer) {
+            facts.evidence("segments_sent", Some(segments.sent));
+            facts.evidence("segments_sent_again", Some(segments.again));
+        }
         let Some(owner) = owner else { return };
         facts.label("pid", owner.pid.to_string());
         facts.label("comm", owner.comm);

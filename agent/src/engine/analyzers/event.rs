@@ -21,7 +21,8 @@ pub(super) const ROW: Row = Row {
 pub enum Rule {
     /// Always.
     Each,
-    /// When `[ebpf] tcp_retransmit_burst` of them fall into [`BURST_WINDOW`] for the same labels.
+    /// When `[ebpf] tcp_retransmit_burst` of them fall into [`BURST_WINDOW`] for the same labels, and more than [`BURST_SHARE`] of
+    /// what was sent, where that is known.
     Burst,
     /// As a condition, which changes with each event and is over with one of count 0.
     Condition,
@@ -45,6 +46,8 @@ pub const POLL: &str = "poll";
 
 /// The time within which events make a burst.
 pub const BURST_WINDOW: Duration = Duration::from_secs(10);
+/// Share of the segments of a connection that must have been sent again: fewer are nothing to a connection that sends much.
+pub const BURST_SHARE: f64 = 0.02;
 /// Subjects whose bursts are followed at a time; events of further ones are dropped and counted.
 const MAX_SUBJECTS: usize = 4096;
 /// Events of one subject that are kept apart; further ones are added to the latest.
@@ -162,8 +165,24 @@ impl Recent {
 #[derive(Debug, Default)]
 struct Subject {
     recent: Recent,
+    /// Segments sent, and sent again, since the connection began, at the first event of the burst.
+    first: Option<(f64, f64)>,
     /// Whether the window was full enough at the last event: what it held then has been told of.
     told: bool,
+}
+
+impl Subject {
+    /// Share of the segments sent since the burst began that were sent again; of all since the connection began where this is the
+    /// first event.
+    fn share(&mut self, evidence: &Evidence) -> Option<f64> {
+        let number = |name| evidence.get(name).and_then(serde_json::Value::as_f64);
+        let now = (number("segments_sent")?, number("segments_sent_again")?);
+        // Counters that fell have wrapped.
+        let first = *self.first.get_or_insert(now);
+        let (sent, again) = (now.0 - first.0, now.1 - first.1);
+        let (sent, again) = if sent > 0.0 && again >= 0.0 { (sent, again) } else { now };
+        (sent > 0.0).then_some(again / sent)
+    }
 }
 
 struct Event {
@@ -188,7 +207,8 @@ impl Event {
         let count = event.count.max(1);
         subject.recent.add(at, count);
         let sum = subject.recent.sum();
-        let told = std::mem::replace(&mut subject.told, sum >= self.burst);
+        let matters = subject.share(&event.evidence).is_none_or(|share| share > BURST_SHARE);
+        let told = std::mem::replace(&mut subject.told, sum >= self.burst && matters);
         subject.told.then_some((sum, if told { count } else { sum }))
     }
 }
@@ -273,6 +293,26 @@ mod tests {
         assert_eq!(findings.len(), 1);
         assert_eq!((findings[0].value, findings[0].threshold, findings[0].count), (5.0, Some(5.0), 5));
         assert_eq!(findings[0].message, "segments to a were sent again; 5 times within 10 s, threshold 5");
+    }
+
+    #[test]
+    fn what_is_little_of_all_that_is_sent_is_no_burst() {
+        let mut event = Event::new(&Config::default());
+        let mut sent_again = |at, sent: u32, again: u32| {
+            let mut retransmit = retransmit("busy", 5);
+            retransmit.evidence.insert("segments_sent".into(), sent.into());
+            retransmit.evidence.insert("segments_sent_again".into(), again.into());
+            feed(&mut event, at, &retransmit).len()
+        };
+        assert_eq!(sent_again(0.0, 1_000_000, 5), 0);
+        assert_eq!(sent_again(1.0, 1_001_000, 10), 0, "5 of 1,000");
+        assert_eq!(sent_again(2.0, 1_001_100, 40), 1, "35 of 1,100");
+        // A connection of which nothing was known before.
+        let mut new = Event::new(&Config::default());
+        let mut young = retransmit("young", 5);
+        young.evidence.insert("segments_sent".into(), 20.into());
+        young.evidence.insert("segments_sent_again".into(), 5.into());
+        assert_eq!(feed(&mut new, 0.0, &young).len(), 1);
     }
 
     #[test]
