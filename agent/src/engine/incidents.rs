@@ -2,7 +2,7 @@
 //!
 //! A finding is named by its metric and labels; the same name is the same incident. So are findings about the same subject that begin
 //! within [`TOGETHER`] of each other: the same process, device, mount, interface, cgroup or peer. The latest of the worst of them
-//! speaks for the incident. Its severity only rises; a person who was told "critical" is next told
+//! speaks for the incident, an event before a condition. Its severity only rises; a person who was told "critical" is next told
 //! that it is over. A condition (a limit passed) is told when it begins, when it gets worse and when it is over; events are told
 //! when they begin, at most every `min_interval` while they go on, and when they have not come for `dedup_window`. Routing, rate
 //! limits and delivery are not decided here.
@@ -149,8 +149,10 @@ impl Incident {
         let (worse, as_bad) = (finding.severity > self.severity, finding.severity >= self.severity);
         self.link(causes.into_iter().chain([of_finding(&finding)]));
         let by_silence = finding.phase == Phase::Occurred;
+        // What goes on is told again and again of events alone: a condition that is no worse leaves the word to them.
+        let takes_over = worse || as_bad && (by_silence || !self.by_silence());
         self.members.push(Member { identity, by_silence, last_seen: at, is_over: false });
-        if as_bad {
+        if takes_over {
             self.speaker = self.members.len() - 1;
             (self.metric, self.labels) = (finding.metric, finding.labels.clone());
             // Nobody has confirmed or denied this one.
@@ -360,11 +362,10 @@ impl Incidents {
             .filter(|(_, incident)| at.since(incident.last_seen) <= TOGETHER && incident.members.len() < MAX_MEMBERS);
         let serial = match incident {
             Some((serial, incident)) => {
-                let message = match finding.severity >= incident.severity {
-                    true => format!("{} (after: {})", finding.message, incident.message),
-                    false => format!("{} (also: {})", incident.message, finding.message),
-                };
+                let (before, joins) = (incident.message.clone(), finding.message.clone());
                 if incident.join(at, identity.clone(), finding, causes, self.min_interval) {
+                    let speaks = incident.members.len() - 1 == incident.speaker;
+                    let message = if speaks { format!("{joins} (after: {before})") } else { format!("{before} (also: {joins})") };
                     alerts.push(incident.alert(at, Status::Updated, message));
                     self.counts.updated += 1;
                 }

@@ -186,6 +186,21 @@ fn an_incident_is_over_when_all_of_it_is() {
 }
 
 #[test]
+fn an_event_that_goes_on_is_told_of_beside_a_condition() {
+    let mut host = Host::new();
+    let refused = || event("kernel_fd_exhausted", &[("comm", "nginx"), ("pid", "7")], "nginx was refused a descriptor");
+    host.event(refused());
+    let id = host.only().id;
+    host.sample(&series(&PROCESS_FD, &[("comm", "nginx"), ("pid", "7")]), 100.0);
+    assert_eq!(host.told().len(), 1, "as bad, and of another kind");
+    host.wait(300);
+    host.event(refused());
+    let again = host.only();
+    assert_eq!((again.id, again.metric), (id, "kernel_fd_exhausted"));
+    assert_eq!(again.message, "nginx was refused a descriptor (seen 1 time in the last 5 minutes)");
+}
+
+#[test]
 fn file_systems_without_a_device_are_not_one() {
     let mut host = Host::new();
     for mount in ["/run", "/dev/shm"] {
