@@ -30,7 +30,7 @@ const CONFIG: &str = "
 [agent]
 collect_interval_secs = 1
 cpu_budget_percent = 100
-data_dir = '/tmp'
+data_dir = '/nonexistent'
 [collector]
 memory_interval_secs = 1
 network_interval_secs = 1
