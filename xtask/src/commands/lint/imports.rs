@@ -40,6 +40,7 @@ const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["logs"], &["dmesg_line", "feed", "journal_entry", "lines", "position", "syslog_line", "tail"]),
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
+    (&["engine", "chains"], &[]),
     (&["notifiers"], &["text"]),
     (&["exporters"], &[]),
 ];
