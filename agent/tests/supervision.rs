@@ -46,10 +46,10 @@ fn about(leak: &FdExhaustion) -> impl Fn(&Value) -> bool + use<> {
     move |body| body["metric"] == "kernel_fd_exhausted" && body["labels"]["pid"] == pid
 }
 
-/// How many messages about it have arrived.
+/// How many incidents of it have been told; each may have updates, as when polling sees what the probe saw.
 fn messages(receiver: &Receiver, leak: &FdExhaustion) -> usize {
     let about = about(leak);
-    receiver.all().iter().filter(|received| about(&received.body)).count()
+    receiver.all().iter().filter(|received| about(&received.body) && received.body["status"] == "firing").count()
 }
 
 /// Waits until the agent's own log or screen shows that it has seen the event.
