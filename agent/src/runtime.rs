@@ -98,7 +98,9 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut overhead = Overhead::new(&config);
     let queued = SeriesKey::new(&QUEUED, Labels::new());
     let mut endpoint = Endpoint::open(&config);
-    let mut screen = Screen::open(screen::introduction(&config, &hostname, &sources.signals, &sources.logs.notes));
+    let channels: Vec<_> = outlet.router.channels().collect();
+    let introduction = screen::introduction(&config, &hostname, &sources.signals, &sources.logs.notes, &channels);
+    let mut screen = Screen::open(introduction);
     lacking(&config).iter().for_each(|sentence| tracing::warn!("{sentence}"));
     core.note(&sources.signals);
     let mut tick = tokio::time::interval(Duration::from_secs(1));

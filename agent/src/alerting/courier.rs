@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::backoff;
 use super::queue::Queue;
-use crate::model::{Alert, Severity};
+use crate::model::{Alert, Message, Severities};
 use crate::notifiers::{Channel, SendError, Sender};
 
 /// A channel with its queue and counters: what the router and the courier share.
@@ -59,8 +59,8 @@ impl Lane {
         self.channel.name
     }
 
-    pub(super) fn min_severity(&self) -> Severity {
-        self.channel.min_severity
+    pub(super) fn severities(&self) -> Severities {
+        self.channel.severities
     }
 
     /// Sent, retried, failed, dropped, queued.
@@ -151,21 +151,21 @@ impl Courier {
                 (alert, state.closed)
             };
             match alert {
-                Some(alert) => self.deliver(&alert).await,
+                Some(alert) => self.deliver(alert).await,
                 None if closed => return,
                 None => lane.work.notified().await,
             }
         }
     }
 
-    async fn deliver(&self, alert: &Alert) {
+    async fn deliver(&self, alert: Arc<Alert>) {
         let lane = &*self.lane;
         let fate = Fate { lane, sent: false };
-        let message = lane.channel.notifier.render(alert, &lane.sender);
+        let message = lane.channel.notifier.render(&Message::of(alert), &lane.sender);
         let mut failed = 0_u32;
         let error = loop {
             let (error, after) = match lane.channel.notifier.send(&message).await {
-                Ok(()) => return fate.sent(),
+                Ok(_) => return fate.sent(),
                 Err(error @ SendError::Permanent { .. }) => break error,
                 Err(SendError::Retry { reason, after }) => (SendError::Retry { reason, after }, after),
             };

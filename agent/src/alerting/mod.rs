@@ -56,6 +56,11 @@ impl Router {
         self.lanes.iter().map(|lane| Courier::new(Arc::clone(lane)))
     }
 
+    /// Names of all channels.
+    pub fn channels(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.lanes.iter().map(|lane| lane.name())
+    }
+
     /// Names of the channels that get this alert. An end carries the severity of its incident, so it goes where the incident
     /// went.
     pub fn route(&self, alert: &Alert) -> impl Iterator<Item = &'static str> + '_ {
@@ -95,7 +100,7 @@ impl Router {
     }
 
     fn wanting(&self, severity: Severity) -> impl Iterator<Item = &Arc<Lane>> + '_ {
-        self.lanes.iter().filter(move |lane| lane.min_severity() <= severity)
+        self.lanes.iter().filter(move |lane| lane.severities().contains(severity))
     }
 }
 

@@ -54,7 +54,7 @@ mod tests {
             at: Timestamp::default(),
             status: Status::Firing,
             severity,
-            metric: "m",
+            metric: "m".into(),
             value: 0.0,
             threshold: None,
             message: String::new(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
-use crate::model::Severity;
+use crate::model::Severities;
 
 /// `[alerting]`
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,8 @@ pub struct Alerting {
     pub escalation: Escalation,
     /// `[alerting.recovery] enabled`
     pub recovery_enabled: bool,
+    /// Certificate authorities in PEM that all channels trust beside those of the system.
+    pub ca_file: Option<PathBuf>,
     /// `[alerting.templates]`
     pub templates: Templates,
     /// `[alerting.discord]`, `None` unless enabled; the same for the other channels.
@@ -56,6 +58,7 @@ impl Default for Alerting {
             grouping: Grouping::default(),
             escalation: Escalation::default(),
             recovery_enabled: true,
+            ca_file: None,
             templates: Templates::default(),
             discord: None,
             slack: None,
@@ -123,8 +126,8 @@ pub struct Discord {
     pub embed_color_critical: u32,
     /// 24-bit RGB.
     pub embed_color_emergency: u32,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }
 
 /// `[alerting.slack]`
@@ -136,8 +139,8 @@ pub struct Slack {
     pub channel: Option<String>,
     /// User ids mentioned from Critical on.
     pub mention_users: Vec<String>,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }
 
 /// How Telegram reads a message.
@@ -160,8 +163,8 @@ pub struct Telegram {
     pub parse_mode: ParseMode,
     /// Whether messages arrive without a sound.
     pub disable_notification: bool,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }
 
 /// `[alerting.email]`
@@ -183,8 +186,8 @@ pub struct Email {
     pub to: Vec<String>,
     /// Start of every subject.
     pub subject_prefix: String,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }
 
 /// Method of the webhook's request.
@@ -213,8 +216,8 @@ pub struct Webhook {
     pub retry_count: u32,
     /// Wait before the second attempt; it doubles with each further one.
     pub retry_delay: Duration,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }
 
 /// Facility of syslog messages (RFC 5424, section 6.2.1); the value is the facility's code.
@@ -258,6 +261,6 @@ pub struct Syslog {
     pub tag: String,
     /// The local socket, normally `/dev/log`.
     pub socket: PathBuf,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
 }

@@ -37,6 +37,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         max_alerts_per_hour_overall: s.integer("max_alerts_per_hour_overall", 1..=100_000, default.max_alerts_per_hour_overall),
         grouping: s.section("grouping", grouping),
         escalation: s.section("escalation", escalation),
+        ca_file: s.optional_path("ca_file"),
         recovery_enabled: s.section("recovery", |s| s.boolean("enabled", default.recovery_enabled)),
         templates: s.section("templates", templates),
         discord: s.channel("discord", discord),
@@ -82,7 +83,7 @@ fn discord(s: &mut Section<'_>) -> Option<Discord> {
         embed_color_warn: s.colour("embed_color_warn", 0xff_a500),
         embed_color_critical: s.colour("embed_color_critical", 0xff_0000),
         embed_color_emergency: s.colour("embed_color_emergency", 0x8b_0000),
-        min_severity: s.severity("min_severity", Severity::Warn),
+        severities: s.severities(Severity::Warn),
         webhook_url: webhook_url?,
     })
 }
@@ -92,7 +93,7 @@ fn slack(s: &mut Section<'_>) -> Option<Slack> {
     Some(Slack {
         channel: s.optional("channel", "a channel such as \"#ops\"", text::word),
         mention_users: s.ids("mention_users", "a member id such as \"U012AB3CD\"", text::letter_id),
-        min_severity: s.severity("min_severity", Severity::Warn),
+        severities: s.severities(Severity::Warn),
         webhook_url: webhook_url?,
     })
 }
@@ -103,7 +104,7 @@ fn telegram(s: &mut Section<'_>) -> Option<Telegram> {
     Some(Telegram {
         parse_mode: s.choice("parse_mode", &PARSE_MODES, ParseMode::Html),
         disable_notification: s.boolean("disable_notification", false),
-        min_severity: s.severity("min_severity", Severity::Warn),
+        severities: s.severities(Severity::Warn),
         bot_token: bot_token?,
         chat_id: chat_id?,
     })
@@ -125,7 +126,7 @@ fn email(s: &mut Section<'_>) -> Option<Email> {
         username: s.optional("username", "the login name", text::line),
         password: s.optional_secret("password", "the login's password", text::line),
         subject_prefix: s.string("subject_prefix", "one line of text", text::line_or_empty, format!("[{SENDER}]")),
-        min_severity: s.severity("min_severity", Severity::Critical),
+        severities: s.severities(Severity::Critical),
         smtp_host: smtp_host?,
         from: from?,
         to: to?,
@@ -140,7 +141,7 @@ fn webhook(s: &mut Section<'_>) -> Option<Webhook> {
         timeout: s.secs("timeout_secs", 1..=300, Duration::from_secs(10)),
         retry_count: s.integer("retry_count", 0..=100, 3),
         retry_delay: s.secs("retry_delay_secs", 1..=3600, Duration::from_secs(5)),
-        min_severity: s.severity("min_severity", Severity::Info),
+        severities: s.severities(Severity::Info),
         url: url?,
     })
 }
@@ -161,6 +162,6 @@ fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
         facility: s.choice("facility", &SyslogFacility::NAMES, SyslogFacility::DAEMON),
         tag: s.string("tag", "1 to 48 visible ASCII characters without \":\" and \"[\"", text::syslog_tag, SENDER.into()),
         socket: s.path("socket", "/dev/log".into()),
-        min_severity: s.severity("min_severity", Severity::Info),
+        severities: s.severities(Severity::Info),
     })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::reader::{MAX_LIST, Section};
 use super::value::Form;
 use super::{Pattern, Secret, text};
-use crate::model::Severity;
+use crate::model::{Severities, Severity};
 
 /// Above `.0`, and up to and with `.1`.
 fn above(low: f64, high: f64) -> (Bound<f64>, Bound<f64>) {
@@ -135,6 +135,21 @@ impl Section<'_> {
 
     pub(super) fn severity(&mut self, key: &'static str, default: Severity) -> Severity {
         self.choice(key, &Severity::ALL.map(|severity| (severity.as_str(), severity)), default)
+    }
+
+    /// What a channel is sent: the `severities` that are listed, else `min_severity` and all that is worse.
+    pub(super) fn severities(&mut self, mildest: Severity) -> Severities {
+        let names = Severity::ALL.map(|severity| (severity.as_str(), severity));
+        let mildest = self.severity("min_severity", mildest);
+        let listed = self.choices("severities", &names, Vec::new());
+        let form = Form::new("an array of strings", format!("a list of {}, or leave it out", one_of(&names)));
+        if !self.has("severities") {
+            return Severities::from(mildest);
+        }
+        if listed.is_empty() {
+            self.lacks("severities", "names none", &form);
+        }
+        listed.into_iter().collect()
     }
 
     /// A severity without a default.

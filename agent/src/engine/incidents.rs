@@ -105,7 +105,7 @@ impl Incident {
             at,
             status,
             severity: self.severity,
-            metric: self.metric,
+            metric: self.metric.into(),
             value: self.value,
             threshold: self.threshold,
             message,

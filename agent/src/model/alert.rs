@@ -1,11 +1,15 @@
 //! What leaves the engine.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Labels, Severity, Timestamp};
 
 /// Where in its life an incident is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It began.
     Firing,
@@ -26,21 +30,21 @@ impl Status {
     }
 }
 
-/// One message about one incident.
-#[derive(Clone, Debug, PartialEq)]
+/// What there is to tell about one incident. As it is written to disk, an alert reads back as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
     /// Names the incident; the same over its life.
     pub id: String,
-    /// Names this message: the idempotency key.
+    /// Names this alert; the idempotency key of a message that holds nothing else.
     pub delivery: String,
-    /// Time of the observation that caused the message.
+    /// Time of the observation that caused it.
     pub at: Timestamp,
     /// Begin, update or end of the incident.
     pub status: Status,
     /// How bad it is.
     pub severity: Severity,
     /// What was measured: the name of a metric or of a kernel event.
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
     /// The value that counts, in the metric's unit.
     pub value: f64,
     /// The limit it stands against; `None` where an event has no limit.

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// `Info < Warn < Critical < Emergency`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth a record; nobody needs to act.
     Info,
@@ -42,5 +45,27 @@ impl FromStr for Severity {
 
     fn from_str(s: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|severity| severity.as_str() == s).ok_or(())
+    }
+}
+
+/// Some of the severities: those that a channel is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Severities(u8);
+
+impl Severities {
+    /// This one and all that are worse.
+    pub fn from(mildest: Severity) -> Self {
+        Severity::ALL.into_iter().filter(|severity| *severity >= mildest).collect()
+    }
+
+    /// Whether it is one of them.
+    pub const fn contains(self, severity: Severity) -> bool {
+        self.0 & 1 << severity as u8 != 0
+    }
+}
+
+impl FromIterator<Severity> for Severities {
+    fn from_iter<I: IntoIterator<Item = Severity>>(severities: I) -> Self {
+        Self(severities.into_iter().fold(0, |bits, severity| bits | 1 << severity as u8))
     }
 }

@@ -1,9 +1,11 @@
 //! Where alerts go: one file a channel, one row in [`NOTIFIERS`] each.
 //!
-//! A notifier renders an alert, purely, and sends what it rendered once. Retrying, ordering and choosing who gets what is the
+//! A notifier renders a message, purely, and sends what it rendered once. Retrying, ordering and choosing who gets what is the
 //! business of `alerting`, which knows no channel but only the seam in this file: [`Channel`], [`Notifier`], [`Rendered`],
-//! [`SendError`], [`Sender`] and [`Retry`].
+//! [`Accepted`], [`SendError`], [`Sender`], [`Retry`] and [`Updates`].
 
+mod card;
+mod http;
 mod syslog;
 mod terminal;
 mod text;
@@ -13,10 +15,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use http::Clients;
 pub use text::{duration, escape, quantity};
 
+use bytes::Bytes;
+
 use crate::config::Config;
-use crate::model::{Alert, Severity};
+use crate::model::{Message, Place, Severities};
 
 /// Who is speaking: what every message says of the host and of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +37,12 @@ pub struct Sender {
 }
 
 /// A future on the heap, so that notifiers can be behind `dyn`.
-pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>>;
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Accepted, SendError>> + Send + 'a>>;
 
 /// One way out. [`send`](Self::send) needs a tokio runtime with time and I/O, and never blocks its thread.
 pub trait Notifier: Send + Sync {
-    /// Renders the message: the same bytes for the same alert and sender.
-    fn render(&self, alert: &Alert, sender: &Sender) -> Rendered;
+    /// Renders the message: the same bytes for the same message and sender.
+    fn render(&self, message: &Message, sender: &Sender) -> Rendered;
 
     /// Sends a rendered message, once, and gives up by itself after a limit of its own.
     fn send<'a>(&'a self, message: &'a Rendered) -> Sending<'a>;
@@ -48,8 +53,34 @@ pub trait Notifier: Send + Sync {
 pub struct Rendered {
     /// The idempotency key.
     pub delivery: String,
-    /// The body.
-    pub body: bytes::Bytes,
+    /// Where it belongs.
+    pub place: Place,
+    /// The bodies of what is sent, in order: one, where the service can take several alerts at once.
+    pub parts: Vec<Bytes>,
+}
+
+impl Rendered {
+    /// The message as one body.
+    pub fn of(message: &Message, body: impl Into<Bytes>) -> Self {
+        Self { delivery: message.delivery.clone(), place: message.place.clone(), parts: vec![body.into()] }
+    }
+
+    /// All parts, one after the other.
+    pub fn text(&self) -> Bytes {
+        match self.parts.as_slice() {
+            [only] => only.clone(),
+            parts => parts.concat().into(),
+        }
+    }
+}
+
+/// A message was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// What the service calls the message, where later ones can refer to it; it takes the place of an earlier such name.
+    pub reference: Option<String>,
+    /// What the service said, for a person who asks.
+    pub answer: String,
 }
 
 /// A message was not accepted. The text names the receiver's host but never a path, query or header, which may hold secrets.
@@ -96,10 +127,27 @@ pub struct Channel {
     pub name: &'static str,
     /// The way out.
     pub notifier: Box<dyn Notifier>,
-    /// Milder alerts are not sent here.
-    pub min_severity: Severity,
+    /// What is sent here.
+    pub severities: Severities,
     /// What happens to a message that was not accepted.
     pub retry: Retry,
+    /// How what follows on an incident reaches those who were told of it.
+    pub updates: Updates,
+    /// How often the service wants to hear again of what is not over, so that it does not take it for over.
+    pub refresh: Option<Duration>,
+    /// Whether it is the screen of whoever started the agent: it gets each alert by itself, at once, and keeps nothing.
+    pub is_screen: bool,
+}
+
+/// How what follows on an incident reaches those who were told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updates {
+    /// As a message of its own; what belongs together is for the receiver to see by the incident's `id`.
+    Separate,
+    /// The first message is replaced; where somebody has to be called, by an answer to it.
+    InPlace,
+    /// As an answer to the first message.
+    Answer,
 }
 
 /// A row of the table: what there is to say about a notifier without making it.
@@ -109,7 +157,7 @@ pub struct Row {
     /// Where it sends, in a few words.
     pub summary: &'static str,
     /// Makes it; `None` where the configuration does not enable it.
-    pub build: fn(&Config) -> Result<Option<Channel>, BuildError>,
+    pub build: fn(&Config, &Clients) -> Result<Option<Channel>, BuildError>,
 }
 
 /// All notifiers.
@@ -119,8 +167,9 @@ pub const NOTIFIERS: &[Row] = &[terminal::ROW, webhook::ROW, syslog::ROW];
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
     let mut channels = Vec::new();
     let mut errors = Vec::new();
+    let clients = Clients::new(config.alerting.ca_file.clone());
     for row in NOTIFIERS {
-        match (row.build)(config) {
+        match (row.build)(config, &clients) {
             Ok(channel) => channels.extend(channel),
             Err(error) => errors.push(error),
         }
@@ -146,7 +195,7 @@ impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Channel")
             .field("name", &self.name)
-            .field("min_severity", &self.min_severity)
+            .field("severities", &self.severities)
             .field("retry", &self.retry)
             .finish_non_exhaustive()
     }

@@ -10,20 +10,24 @@ use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 
+use super::card::remarks;
 use super::text::{clip, escape, number, prefix, push_labels, push_pair, zoned};
-use super::{Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending};
+use super::{Accepted, Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending, Updates};
 use crate::config::SyslogFacility;
-use crate::model::{Alert, Severity, Status};
+use crate::model::{Alert, Message, Severity, Status};
 
 pub(super) const ROW: Row = Row {
     name: "syslog",
     summary: "the local syslog daemon",
-    build: |config| {
+    build: |config, _| {
         Ok(config.alerting.syslog.as_ref().map(|syslog| Channel {
             name: ROW.name,
             notifier: Box::new(Syslog { facility: syslog.facility, tag: syslog.tag.clone(), path: syslog.socket.clone() }),
-            min_severity: syslog.min_severity,
+            severities: syslog.severities,
             retry: RETRY,
+            updates: Updates::Separate,
+            refresh: None,
+            is_screen: false,
         }))
     },
 };
@@ -44,8 +48,8 @@ struct Syslog {
     path: PathBuf,
 }
 
-impl Notifier for Syslog {
-    fn render(&self, alert: &Alert, sender: &Sender) -> Rendered {
+impl Syslog {
+    fn line(&self, alert: &Alert, sender: &Sender) -> String {
         let priority = u16::from(self.facility.0) * 8 + level(alert);
         let at = zoned(alert.at, &sender.time_zone).strftime("%b %e %H:%M:%S");
         let mut line = String::with_capacity(512);
@@ -58,7 +62,7 @@ impl Notifier for Syslog {
         };
         pair("status", alert.status.as_str());
         pair("severity", alert.severity.as_str());
-        pair("metric", alert.metric);
+        pair("metric", &alert.metric);
         pair("value", &number(alert.value));
         if let Some(threshold) = alert.threshold {
             pair("threshold", &number(threshold));
@@ -75,16 +79,37 @@ impl Notifier for Syslog {
                 None => push_pair(&mut line, &name, &value.to_string(), VALUE_MAX),
             }
         }
-        Rendered { delivery: alert.delivery.clone(), body: clip(&line, LINE_MAX).into_owned().into() }
+        clip(&line, LINE_MAX).into_owned()
+    }
+}
+
+impl Notifier for Syslog {
+    fn render(&self, message: &Message, sender: &Sender) -> Rendered {
+        let mut lines: Vec<_> = message.news.iter().map(|news| self.line(&news.alert, sender)).collect();
+        if let (Some(news), remarks) = (message.news.last(), remarks(message))
+            && !remarks.is_empty()
+        {
+            let at = zoned(news.alert.at, &sender.time_zone).strftime("%b %e %H:%M:%S");
+            let priority = u16::from(self.facility.0) * 8 + level(&news.alert);
+            let line = format!("<{priority}>{at} {}[{}]: {}", escape(&self.tag), sender.pid, remarks.join("; "));
+            lines.push(clip(&line, LINE_MAX).into_owned());
+        }
+        Rendered { parts: lines.into_iter().map(Into::into).collect(), ..Rendered::of(message, "") }
     }
 
     fn send<'a>(&'a self, message: &'a Rendered) -> Sending<'a> {
         Box::pin(async move {
-            match tokio::time::timeout(TIMEOUT, self.write(&message.body)).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(self.failed(&error)),
-                Err(_) => Err(self.failed(&io::Error::new(io::ErrorKind::TimedOut, "the daemon does not read its socket"))),
+            for line in &message.parts {
+                match tokio::time::timeout(TIMEOUT, self.write(line)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Err(self.failed(&error)),
+                    Err(_) => {
+                        let error = io::Error::new(io::ErrorKind::TimedOut, "the daemon does not read its socket");
+                        return Err(self.failed(&error));
+                    }
+                }
             }
+            Ok(Accepted::default())
         })
     }
 }

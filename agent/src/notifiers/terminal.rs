@@ -7,48 +7,53 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
-use serde_json::Value;
-
+use super::card::{Lines, line, remarks};
 use super::text::{clip, duration, escape, prefix, push_labels, quantity, zoned};
-use super::{Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending};
-use crate::model::{Alert, Severity, Status};
+use super::{Accepted, Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending, Updates};
+use crate::model::{Alert, Message, Severities, Severity, Status};
+use anstyle::{AnsiColor, Style};
 
 pub(super) const ROW: Row = Row {
     name: "terminal",
     summary: "standard output, readable",
-    build: |_| {
+    build: |_, _| {
         Ok(Some(Channel {
             name: ROW.name,
             notifier: Box::new(Terminal),
-            min_severity: Severity::Info,
+            severities: Severities::from(Severity::Info),
             retry: Retry { count: 0, delay: Duration::ZERO },
+            updates: Updates::Separate,
+            refresh: None,
+            is_screen: true,
         }))
     },
 };
 
 /// Longest message, in bytes.
 const MESSAGE_MAX: usize = 1000;
-/// Longest label value or line of evidence, in bytes.
+/// Longest label value, in bytes.
 const LINE_MAX: usize = 200;
-/// Most lines of one piece of evidence; a kernel stack has seldom more frames.
-const LINES_MAX: usize = 24;
 
 const DIM: Style = Style::new().dimmed();
 
 struct Terminal;
 
 impl Notifier for Terminal {
-    fn render(&self, alert: &Alert, sender: &Sender) -> Rendered {
+    fn render(&self, message: &Message, sender: &Sender) -> Rendered {
         let mut page = String::with_capacity(512);
-        headline(&mut page, alert, sender);
-        circumstances(&mut page, alert);
-        evidence(&mut page, alert);
-        Rendered { delivery: alert.delivery.clone(), body: page.into() }
+        for news in &message.news {
+            headline(&mut page, &news.alert, sender);
+            circumstances(&mut page, &news.alert);
+            evidence(&mut page, &news.alert);
+        }
+        for remark in remarks(message) {
+            let _ = writeln!(page, "    {DIM}{remark}{DIM:#}");
+        }
+        Rendered::of(message, page)
     }
 
     fn send<'a>(&'a self, message: &'a Rendered) -> Sending<'a> {
-        let body = message.body.clone();
+        let body = message.text();
         Box::pin(async move {
             // A terminal that was stopped with ^S, or a pipe that nobody reads, blocks whoever writes to it.
             let written = tokio::task::spawn_blocking(move || {
@@ -56,7 +61,7 @@ impl Notifier for Terminal {
                 out.write_all(&body).and_then(|()| out.flush())
             });
             match written.await {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(())) => Ok(Accepted::default()),
                 Ok(Err(error)) => Err(permanent(error)),
                 Err(error) => Err(permanent(error)),
             }
@@ -88,9 +93,9 @@ fn headline(page: &mut String, alert: &Alert, sender: &Sender) {
 
 /// The metric against its limit, how long and how often, and what it is about.
 fn circumstances(page: &mut String, alert: &Alert) {
-    let _ = write!(page, "    {} {}", escape(alert.metric), quantity(alert.metric, alert.value));
+    let _ = write!(page, "    {} {}", escape(&alert.metric), quantity(&alert.metric, alert.value));
     if let Some(threshold) = alert.threshold {
-        let _ = write!(page, ", limit {}", quantity(alert.metric, threshold));
+        let _ = write!(page, ", limit {}", quantity(&alert.metric, threshold));
     }
     if alert.duration.as_secs() > 0 {
         let _ = write!(page, ", for {}", duration(alert.duration));
@@ -111,13 +116,13 @@ fn evidence(page: &mut String, alert: &Alert) {
     let facts: Vec<(&String, Lines)> = alert.evidence.iter().map(|(name, value)| (name, Lines::of(name, value))).collect();
     let width = facts.iter().filter(|(_, lines)| lines.is_one()).map(|(name, _)| name.chars().count()).max().unwrap_or(0).min(32);
     for (name, lines) in &facts {
-        if let Lines::One(line) = lines {
-            let _ = writeln!(page, "    {DIM}{:<width$}{DIM:#}  {line}", escape(&clip(name, LINE_MAX)));
+        if let Lines::One(value) = lines {
+            let _ = writeln!(page, "    {DIM}{:<width$}{DIM:#}  {value}", line(name));
         }
     }
     for (name, lines) in &facts {
         if let Lines::Many { first, more } = lines {
-            let _ = writeln!(page, "    {DIM}{}{DIM:#}", escape(&clip(name, LINE_MAX)));
+            let _ = writeln!(page, "    {DIM}{}{DIM:#}", line(name));
             for line in first {
                 let _ = writeln!(page, "      {line}");
             }
@@ -125,48 +130,5 @@ fn evidence(page: &mut String, alert: &Alert) {
                 let _ = writeln!(page, "      {DIM}… {more} more{DIM:#}");
             }
         }
-    }
-}
-
-/// A piece of evidence as lines, escaped and clipped.
-enum Lines {
-    One(String),
-    Many { first: Vec<String>, more: usize },
-}
-
-impl Lines {
-    fn is_one(&self) -> bool {
-        matches!(self, Self::One(_))
-    }
-
-    fn of(name: &str, value: &Value) -> Self {
-        match value {
-            Value::String(text) if text.trim_end().contains('\n') => Self::many(text.trim_end().lines().map(line)),
-            Value::Array(items) if !items.is_empty() => Self::many(items.iter().map(|item| plain(name, item))),
-            Value::Object(fields) if !fields.is_empty() => {
-                Self::many(fields.iter().map(|(name, value)| format!("{}  {}", line(name), plain(name, value))))
-            }
-            other => Self::One(plain(name, other)),
-        }
-    }
-
-    fn many(mut lines: impl Iterator<Item = String>) -> Self {
-        let first = lines.by_ref().take(LINES_MAX).collect();
-        Self::Many { first, more: lines.count() }
-    }
-}
-
-fn line(text: &str) -> String {
-    escape(&clip(text, LINE_MAX)).into_owned()
-}
-
-fn plain(name: &str, value: &Value) -> String {
-    match value {
-        // Identifiers and counts stay as they are: as a float, a large one would be another.
-        Value::Number(number) if number.is_f64() || name.ends_with("_bytes") => {
-            number.as_f64().map_or_else(|| number.to_string(), |value| quantity(name, value))
-        }
-        Value::String(text) => line(text.trim_end_matches('\n')),
-        other => line(&other.to_string()),
     }
 }

@@ -12,7 +12,7 @@ use super::signals::Signal;
 use crate::collectors::COLLECTORS;
 use crate::config::Config;
 use crate::model::{KernelEvent, Timestamp};
-use crate::notifiers::{NOTIFIERS, escape};
+use crate::notifiers::escape;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -53,7 +53,7 @@ pub fn table(signals: &[Signal]) -> String {
 }
 
 /// Who watches what; ends with a line that begins with `ready`.
-pub fn introduction(config: &Config, hostname: &str, signals: &[Signal], logs: &[String]) -> String {
+pub fn introduction(config: &Config, hostname: &str, signals: &[Signal], logs: &[String], channels: &[&str]) -> String {
     let kernel = rustix::system::uname();
     let kernel = kernel.release().to_string_lossy();
     let user = if rustix::process::geteuid().is_root() { "as root" } else { "without root" };
@@ -69,8 +69,6 @@ pub fn introduction(config: &Config, hostname: &str, signals: &[Signal], logs: &
     for row in COLLECTORS {
         let _ = writeln!(page, "  {:<18}{} {DIM}every {} s{DIM:#}", row.name, row.source, (row.interval)(config).as_secs());
     }
-    let channels: Vec<&str> =
-        NOTIFIERS.iter().filter(|row| (row.build)(config).is_ok_and(|channel| channel.is_some())).map(|row| row.name).collect();
     let _ = writeln!(page, "  {:<16}{}", "alerts go to", channels.join(", "));
     let _ = writeln!(page, "ready: {} signals, {} collectors", signals.len(), COLLECTORS.len());
     page

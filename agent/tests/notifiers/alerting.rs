@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sysops_agent::alerting::Router;
-use sysops_agent::model::{Alert, Severity};
-use sysops_agent::notifiers::{Channel, Notifier, Rendered, Retry, SendError, Sender, Sending};
+use sysops_agent::model::{Alert, Message, Severities, Severity};
+use sysops_agent::notifiers::{Accepted, Channel, Notifier, Rendered, Retry, SendError, Sender, Sending, Updates};
 use tokio::time::Instant;
 
 use super::receiver::{Answer, Receiver};
@@ -34,8 +34,8 @@ struct Scripted {
 }
 
 impl Notifier for Scripted {
-    fn render(&self, alert: &Alert, _: &Sender) -> Rendered {
-        Rendered { delivery: alert.delivery.clone(), body: "".into() }
+    fn render(&self, message: &Message, _: &Sender) -> Rendered {
+        Rendered::of(message, "")
     }
 
     fn send<'a>(&'a self, message: &'a Rendered) -> Sending<'a> {
@@ -44,7 +44,7 @@ impl Notifier for Scripted {
             let step = self.script.lock().unwrap().pop_front().unwrap_or(self.then);
             let reason = || "by script".to_owned();
             match step {
-                Step::Accept => Ok(()),
+                Step::Accept => Ok(Accepted::default()),
                 Step::Retry(after) => Err(SendError::Retry { reason: reason(), after: after.map(Duration::from_secs) }),
                 Step::Refuse => Err(SendError::Permanent { reason: reason() }),
                 Step::Hang => std::future::pending().await,
@@ -59,7 +59,16 @@ fn scripted(name: &'static str, script: &[Step], then: Step) -> (Channel, Attemp
     let script = Mutex::new(script.iter().copied().collect());
     let notifier = Scripted { script, then, attempts: Arc::clone(&attempts), start: Instant::now() };
     let retry = Retry { count: 3, delay: Duration::from_secs(5) };
-    (Channel { name, notifier: Box::new(notifier), min_severity: Severity::Info, retry }, attempts)
+    let channel = Channel {
+        name,
+        notifier: Box::new(notifier),
+        severities: Severities::from(Severity::Info),
+        retry,
+        updates: Updates::Separate,
+        refresh: None,
+        is_screen: false,
+    };
+    (channel, attempts)
 }
 
 fn numbered(delivery: &str) -> Alert {
@@ -98,7 +107,7 @@ fn expected(attempts: &[(&str, u64)]) -> Vec<(String, u64)> {
 #[tokio::test]
 async fn severity_decides_who_gets_an_alert() {
     let channels = [("all", Severity::Info), ("warn", Severity::Warn), ("worst", Severity::Emergency)]
-        .map(|(name, min_severity)| Channel { min_severity, ..scripted(name, &[], Step::Accept).0 });
+        .map(|(name, mildest)| Channel { severities: Severities::from(mildest), ..scripted(name, &[], Step::Accept).0 });
     let router = Router::new(channels.into(), sender());
     let wanted = Severity::ALL.map(|severity| router.route(&alert(severity)).collect::<Vec<_>>());
     assert_eq!(wanted, [vec!["all"], vec!["all", "warn"], vec!["all", "warn"], vec!["all", "warn", "worst"]]);

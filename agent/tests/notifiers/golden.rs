@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anstream::adapter::strip_bytes;
 use serde_json::Value;
 use sysops_agent::config::{Config, Secret, Syslog, SyslogFacility, Webhook, WebhookMethod};
-use sysops_agent::model::{Alert, Labels, Severity, Status};
+use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
 use super::{alert, oom, sender};
@@ -19,46 +19,99 @@ fn everything_enabled() -> Config {
         timeout: std::time::Duration::from_secs(1),
         retry_count: 3,
         retry_delay: std::time::Duration::from_secs(5),
-        min_severity: Severity::Info,
+        severities: Severities::from(Severity::Info),
     });
     config.alerting.syslog = Some(Syslog {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),
         socket: "/dev/log".into(),
-        min_severity: Severity::Info,
+        severities: Severities::from(Severity::Info),
     });
     config
 }
 
 /// A process that names itself, its arguments and its log lines in order to harm whoever reads them.
-fn hostile() -> Alert {
+pub fn hostile() -> Alert {
+    let markup = "*b* _i_ ~s~ ||s|| `c` <b>&amp;</b> <@U1> <!channel> @everyone @here [l](https://example.org/) <script> {{7*7}} #a -b .c !d";
     let mut hostile = alert(Severity::Warn);
-    hostile.message = "line\nbreak \x1b[2J\x1b]0;title\x07 \"quoted\" \u{fffd} \u{9b}31m back\\slash \u{202e}txt\r<0>".into();
-    hostile.labels = Labels::new().with("comm", "a b\"c\nd=\x1b[31m").with("empty", "").with("pid", "1");
+    hostile.message =
+        format!("line\nbreak \x1b[2J\x1b]0;title\x07 \"quoted\" \u{fffd} \u{9b}31m back\\slash \u{202e}txt\r<0> {markup}");
+    hostile.labels = Labels::new().with("comm", "a b\"c\nd=\x1b[31m").with("empty", "").with("markup", markup).with("pid", "1");
     hostile.evidence.insert("log\x1b[1m".into(), "first\x1b[0m\nsecond\r\n\tthird\u{fffd}\0".into());
-    hostile.evidence.insert("list".into(), vec!["\x1b[A", "\u{2028}"].into());
+    hostile.evidence.insert("list".into(), vec!["\x1b[A", "\u{2028}", "```", markup].into());
     hostile.evidence.insert("cmdline".into(), "sh -c 'printf \"\\e[2J\"' \x7f".into());
     hostile
 }
 
-fn cases() -> Vec<(&'static str, Alert)> {
-    let status = |status, severity| Alert { status, delivery: "d-2".into(), ..alert(severity) };
+/// As much as anybody could put into an alert.
+pub fn huge() -> Alert {
+    let huge = "\u{fffd}\x1b<*&_`@".repeat(11_000);
+    let mut alert = alert(Severity::Warn);
+    alert.message.clone_from(&huge);
+    alert.labels.set("cmdline", huge.clone());
+    alert.evidence.insert("lines".into(), vec![huge.clone(); 100].into());
+    alert.evidence.insert("text".into(), huge.replace('\x1b', "\n").into());
+    alert
+}
+
+/// What was gathered: two that go on, one that is over, more that are only counted.
+pub fn grouped() -> Message {
+    let numbered = |alert: Alert, number: usize| Alert { id: format!("i-{number}"), delivery: format!("d-{number}"), ..alert };
+    let over = Alert { status: Status::Resolved, ..alert(Severity::Warn) };
+    let news = [alert(Severity::Warn), oom(), over].into_iter().zip(1..).map(|(alert, number)| News {
+        alert: numbered(alert, number).into(),
+        previous: None,
+        superseded: 0,
+    });
+    Message {
+        delivery: "d-1+2".into(),
+        news: news.collect(),
+        tallies: vec![
+            Tally { severity: Severity::Warn, metric: "disk_usage_percent".into(), count: 40 },
+            Tally { severity: Severity::Critical, metric: "kernel_oom_kill".into(), count: 2 },
+        ],
+        held: 45,
+        late: Some(std::time::Duration::from_secs(7500)),
+        ..Message::of(oom().into())
+    }
+}
+
+/// An incident that this channel was told of before.
+fn followed(status: Status, severity: Severity, before: Severity, place: Place) -> Message {
+    let now = Alert { status, delivery: "d-2".into(), ..alert(severity) };
+    let previous = Some(alert(before).into());
+    Message { place, news: vec![News { alert: now.clone().into(), previous, superseded: 0 }], ..Message::of(now.into()) }
+}
+
+fn cases() -> Vec<(&'static str, Message)> {
+    let of = |alert: Alert| Message::of(alert.into());
     vec![
-        ("info", alert(Severity::Info)),
-        ("warn", alert(Severity::Warn)),
-        ("critical", oom()),
-        ("emergency", alert(Severity::Emergency)),
-        ("updated", status(Status::Updated, Severity::Critical)),
-        ("resolved", status(Status::Resolved, Severity::Emergency)),
-        ("hostile", hostile()),
+        ("info", of(alert(Severity::Info))),
+        ("warn", of(alert(Severity::Warn))),
+        ("critical", of(oom())),
+        ("emergency", of(alert(Severity::Emergency))),
+        ("updated", followed(Status::Updated, Severity::Critical, Severity::Critical, Place::Replace("1".into()))),
+        ("worse", followed(Status::Updated, Severity::Critical, Severity::Warn, Place::Answer("1".into()))),
+        ("resolved", followed(Status::Resolved, Severity::Emergency, Severity::Emergency, Place::Replace("1".into()))),
+        ("grouped", grouped()),
+        ("hostile", of(hostile())),
     ]
 }
 
-fn render(channel: &str, alert: &Alert) -> Rendered {
+pub fn render(channel: &str, message: &Message) -> Rendered {
     let (channels, errors) = notifiers::build(&everything_enabled());
     assert!(errors.is_empty(), "{errors:?}");
     let channel = channels.into_iter().find(|found| found.name == channel).unwrap();
-    channel.notifier.render(alert, &sender())
+    channel.notifier.render(message, &sender())
+}
+
+fn alone(channel: &str, alert: Alert) -> Rendered {
+    render(channel, &Message::of(alert.into()))
+}
+
+/// Parts as they are sent, one after the other, with a line between them.
+fn readable(rendered: &Rendered) -> Vec<u8> {
+    rendered.parts.iter().map(|part| strip_bytes(part).into_vec()).collect::<Vec<_>>().join(&b"\n----\n"[..])
 }
 
 fn compare(file: &str, actual: &[u8]) {
@@ -75,31 +128,31 @@ fn compare(file: &str, actual: &[u8]) {
 #[test]
 fn every_channel_renders_every_case_as_its_golden_file() {
     for row in notifiers::NOTIFIERS {
-        for (case, alert) in cases() {
-            let rendered = render(row.name, &alert);
-            assert_eq!(rendered.delivery, alert.delivery);
-            compare(&format!("{}/{case}.txt", row.name), &strip_bytes(&rendered.body).into_vec());
+        for (case, message) in cases() {
+            let rendered = render(row.name, &message);
+            assert_eq!(rendered.delivery, message.delivery);
+            compare(&format!("{}/{case}.txt", row.name), &readable(&rendered));
         }
     }
 }
 
 #[test]
 fn the_terminal_colours_by_severity() {
-    let pages: Vec<u8> = cases().iter().flat_map(|(_, alert)| render("terminal", alert).body).collect();
+    let pages: Vec<u8> = cases().iter().flat_map(|(_, message)| render("terminal", message).text()).collect();
     compare("terminal/colours.ansi", &pages);
 }
 
 #[test]
 fn hostile_text_stays_text() {
-    let terminal = render("terminal", &hostile()).body;
+    let terminal = alone("terminal", hostile()).text();
     let page = String::from_utf8(strip_bytes(&terminal).into_vec()).unwrap();
     assert!(!page.chars().any(|c| c != '\n' && c.is_control()), "{page:?}");
     assert!(page.contains(r"\u{1b}[2J") && page.contains(r"\u{202e}"), "what strip removed was ours alone: {page:?}");
 
-    let syslog = render("syslog", &hostile()).body;
+    let syslog = alone("syslog", hostile()).text();
     assert!(!String::from_utf8(syslog.to_vec()).unwrap().chars().any(char::is_control));
 
-    let body: Value = serde_json::from_slice(&render("webhook", &hostile()).body).unwrap();
+    let body: Value = serde_json::from_slice(&alone("webhook", hostile()).text()).unwrap();
     assert_eq!(body["message"], hostile().message);
     assert_eq!(body["labels"]["comm"], "a b\"c\nd=\x1b[31m");
     assert_eq!(body["evidence"], Value::Object(hostile().evidence));
@@ -107,27 +160,20 @@ fn hostile_text_stays_text() {
 
 #[test]
 fn a_hundred_kilobytes_are_bounded_where_a_line_is_and_whole_where_it_is_data() {
-    let huge = "\u{fffd}\x1b".repeat(25_000);
-    let mut alert = alert(Severity::Warn);
-    alert.message.clone_from(&huge);
-    alert.labels.set("cmdline", huge.clone());
-    alert.evidence.insert("lines".into(), vec![huge.clone(); 100].into());
-    alert.evidence.insert("text".into(), huge.replace('\x1b', "\n").into());
-
-    let syslog = render("syslog", &alert).body;
+    let syslog = alone("syslog", huge()).text();
     assert!(syslog.len() <= 8192, "{}", syslog.len());
     assert!(std::str::from_utf8(&syslog).is_ok_and(|line| line.ends_with('…')));
 
-    let terminal = render("terminal", &alert).body;
+    let terminal = alone("terminal", huge()).text();
     assert!(terminal.len() <= 32 * 1024, "{}", terminal.len());
 
-    let body: Value = serde_json::from_slice(&render("webhook", &alert).body).unwrap();
-    assert_eq!(body["message"], huge);
+    let body: Value = serde_json::from_slice(&alone("webhook", huge()).text()).unwrap();
+    assert_eq!(body["message"], huge().message);
 }
 
 #[test]
 fn the_webhook_has_its_fields_in_their_order() {
-    let body = String::from_utf8(render("webhook", &oom()).body.to_vec()).unwrap();
+    let body = String::from_utf8(alone("webhook", oom()).text().to_vec()).unwrap();
     let fields = [
         "id",
         "delivery",
@@ -163,7 +209,7 @@ fn channels_of_a_later_version_are_named() {
         webhook_url: Secret::new("https://example.com/secret".into()),
         channel: None,
         mention_users: Vec::new(),
-        min_severity: Severity::Warn,
+        severities: Severities::from(Severity::Warn),
     });
     assert_eq!(notifiers::unavailable(&config), ["slack"]);
 }

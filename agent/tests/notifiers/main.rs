@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use sysops_agent::config::Config;
-use sysops_agent::model::{Alert, Evidence, Labels, Severity, Status, Timestamp};
-use sysops_agent::notifiers::{BuildError, Channel, NOTIFIERS, Sender};
+use sysops_agent::model::{Alert, Evidence, Labels, Message, Severity, Status, Timestamp};
+use sysops_agent::notifiers::{Accepted, BuildError, Channel, Clients, NOTIFIERS, SendError, Sender};
 
 /// 2026-02-22 16:30:00.250 in a zone nine hours east.
 const AT: Timestamp = Timestamp::from_nanos(1_771_745_400_250_000_000);
@@ -37,7 +37,7 @@ fn alert(severity: Severity) -> Alert {
         at: AT,
         status: Status::Firing,
         severity,
-        metric: "cpu_usage_percent",
+        metric: "cpu_usage_percent".into(),
         value: 95.2,
         threshold: Some(90.0),
         message: "CPU usage 95.2% exceeds threshold 90%".into(),
@@ -59,7 +59,7 @@ fn oom() -> Alert {
         "confirmed": true,
     });
     Alert {
-        metric: "kernel_oom_kill",
+        metric: "kernel_oom_kill".into(),
         value: 1.0,
         threshold: None,
         message: "OOM killer chose java (pid 4242) in /system.slice/app.service".into(),
@@ -74,5 +74,11 @@ fn oom() -> Alert {
 /// The channel that the table's row of this name makes.
 fn channel(name: &str, config: &Config) -> Result<Option<Channel>, BuildError> {
     let row = NOTIFIERS.iter().find(|row| row.name == name).unwrap();
-    (row.build)(config)
+    (row.build)(config, &Clients::new(config.alerting.ca_file.clone()))
+}
+
+/// Renders the alert by itself and sends it once.
+async fn send(channel: &Channel, alert: &Alert) -> Result<Accepted, SendError> {
+    let message = channel.notifier.render(&Message::of(alert.clone().into()), &sender());
+    channel.notifier.send(&message).await
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use sysops_agent::config::{Config, Syslog, SyslogFacility};
-use sysops_agent::model::{Alert, Severity, Status};
+use sysops_agent::model::{Alert, Severities, Severity, Status};
 use sysops_agent::notifiers::{Channel, SendError};
 use tokio::net::UnixDatagram;
 
-use super::{alert, channel, sender};
+use super::{alert, channel, send};
 
 fn to(socket: &Path) -> Channel {
     let mut config = Config::default();
@@ -16,13 +16,9 @@ fn to(socket: &Path) -> Channel {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),
         socket: socket.into(),
-        min_severity: Severity::Info,
+        severities: Severities::from(Severity::Info),
     });
     channel("syslog", &config).unwrap().unwrap()
-}
-
-async fn send(channel: &Channel, alert: &Alert) -> Result<(), SendError> {
-    channel.notifier.send(&channel.notifier.render(alert, &sender())).await
 }
 
 async fn receive(daemon: &UnixDatagram) -> String {

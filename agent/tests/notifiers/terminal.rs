@@ -4,7 +4,7 @@ use std::process::Command;
 
 use sysops_agent::config::Config;
 
-use super::{channel, oom, sender};
+use super::{channel, oom, send};
 
 const CHILD: &str = "SYSOPS_AGENT_TEST_TERMINAL";
 
@@ -12,7 +12,7 @@ const CHILD: &str = "SYSOPS_AGENT_TEST_TERMINAL";
 async fn colour_is_for_terminals_and_who_asks_for_it() {
     if std::env::var_os(CHILD).is_some() {
         let channel = channel("terminal", &Config::default()).unwrap().unwrap();
-        channel.notifier.send(&channel.notifier.render(&oom(), &sender())).await.unwrap();
+        send(&channel, &oom()).await.unwrap();
         return;
     }
     let child = async |variable: &'static str| {

@@ -41,7 +41,7 @@ const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
     (&["engine", "chains"], &[]),
-    (&["notifiers"], &["text"]),
+    (&["notifiers"], &["card", "http", "template", "text"]),
     (&["exporters"], &[]),
 ];
 
