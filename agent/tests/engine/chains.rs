@@ -148,7 +148,7 @@ fn what_is_said_of_one_subject_is_one_incident() {
     host.event(event("kernel_block_io_error", &device("write"), "write failed"));
     let worse = host.only();
     assert_eq!((&worse.id, worse.status, worse.severity), (&fired.id, Updated, Severity::Critical));
-    assert_eq!((worse.metric, worse.count), ("kernel_block_io_error", 3));
+    assert_eq!((&*worse.metric, worse.count), ("kernel_block_io_error", 3));
     assert_eq!(worse.message, "write failed (after: slow write)");
     assert_eq!(links(&worse), ["kernel_block_io_slow", "kernel_block_io_slow", "kernel_block_io_error"]);
     host.event(event("kernel_block_io_slow", &[("device", "sda"), ("operation", "read")], "slow read of another"));
@@ -196,7 +196,7 @@ fn an_event_that_goes_on_is_told_of_beside_a_condition() {
     host.wait(300);
     host.event(refused());
     let again = host.only();
-    assert_eq!((again.id, again.metric), (id, "kernel_fd_exhausted"));
+    assert_eq!((again.id, &*again.metric), (id, "kernel_fd_exhausted"));
     assert_eq!(again.message, "nginx was refused a descriptor (seen 1 time in the last 5 minutes)");
 }
 

@@ -28,7 +28,7 @@ fn named_groups_become_labels() {
     line(&mut host, "journal", "sshd[12]: Failed password for root from 10.0.0.1 port 22");
     line(&mut host, "journal", "sshd[12]: Accepted password for root from 10.0.0.1 port 22");
     let alert = host.only();
-    assert_eq!((alert.metric, alert.severity), ("log_match", Severity::Warn));
+    assert_eq!((&*alert.metric, alert.severity), ("log_match", Severity::Warn));
     assert_eq!(alert.labels.to_string(), r#"{from="10.0.0.1",pattern="login",user="root"}"#);
     assert_eq!(alert.message, "login: sshd[12]: Failed password for root from 10.0.0.1 port 22");
     assert_eq!(alert.evidence["source"], "journal");

@@ -153,7 +153,7 @@ fn a_day_on_a_host() {
         host.observe(Observation::Samples(Samples { collector: "test", values }));
         host.wait(10);
     }
-    let told: Vec<_> = host.alerts.iter().map(|alert| (alert.metric, alert.status, alert.severity)).collect();
+    let told: Vec<_> = host.alerts.iter().map(|alert| (&*alert.metric, alert.status, alert.severity)).collect();
     assert_eq!(
         told,
         [

@@ -113,7 +113,7 @@ fn an_alert_holds_the_facts() {
     host.samples(&cpu, 10, &[40.0, 50.0, 90.5, 91.0, 91.5, 92.0, 92.5, 93.0, 93.5]);
     let fired = host.only();
     assert_eq!((fired.value, fired.threshold, fired.count), (93.5, Some(90.0), 7));
-    assert_eq!((fired.metric, fired.duration), ("cpu_usage_percent", Duration::from_secs(60)));
+    assert_eq!((&*fired.metric, fired.duration), ("cpu_usage_percent", Duration::from_secs(60)));
     assert_eq!(fired.labels.to_string(), r#"{core="all"}"#);
     assert_eq!((fired.id.len(), fired.delivery), (16, format!("{}-1", fired.id)));
     assert_eq!(fired.evidence["trend"], json!("rising 34.8 per minute"));
