@@ -8,6 +8,7 @@ pub mod cli;
 pub mod collectors;
 pub mod commands;
 pub mod config;
+pub mod database;
 pub mod engine;
 pub mod exporters;
 pub mod host;

@@ -1,4 +1,4 @@
-//! The SQLite database of rollups: its file, its schema, writing, retention.
+//! The SQLite database of rollups: its schema, writing, retention.
 //!
 //! Two tables (<https://sqlite.org/withoutrowid.html>): `series`, one row a series, and `rollup`, one row a series and minute.
 //! WAL with `synchronous = NORMAL`: a kill at any moment leaves the database whole, a loss of power may cost the last writes.
@@ -9,27 +9,22 @@ mod rollup;
 mod writer;
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 pub use reader::{Found, Reader};
 pub use rollup::{Batch, Feed, METRICS, Progress, Rollup, Row, begin, minute, rollups};
 pub use writer::{History, Writer};
 
+pub use crate::database::Failure;
+
 use crate::config::Config;
+use crate::database::{self, Schema};
 use crate::model::{Labels, SeriesKey};
 
 /// The version of the schema, in `user_version`.
 const SCHEMA: i64 = 1;
-/// Tells our databases from others, in `application_id`: "SyOp".
-const APPLICATION: i64 = 0x5379_4f70;
-/// How long a lock of another process is waited for.
-const BUSY: Duration = Duration::from_secs(2);
 /// Series from which old rows are removed in one transaction.
 const SERIES_AT_A_TIME: usize = 64;
 /// Most minutes of a series that one removal takes: a day.
@@ -67,47 +62,7 @@ const INSERT: &str = "
         last = excluded.last,
         count = count + excluded.count";
 
-/// Why the database does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The file or its directory cannot be made or opened.
-    #[error("cannot open {}: {error}; its directory must exist and be writable", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Another program's, or another version's.
-    #[error("{} {what}; move it away or set another [storage] sqlite_path", path.display())]
-    Foreign {
-        /// Which file.
-        path: PathBuf,
-        /// What it is.
-        what: String,
-    },
-    /// SQLite failed.
-    #[error("{}: {error}", path.display())]
-    Sqlite {
-        /// Which file.
-        path: PathBuf,
-        /// What SQLite said.
-        error: rusqlite::Error,
-    },
-}
-
-impl Failure {
-    /// Whether the file is damaged, or no database at all.
-    pub fn is_damage(&self) -> bool {
-        let Self::Sqlite { error, .. } = self else { return false };
-        matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-    }
-
-    /// Whether trying again has no use.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Foreign { .. })
-    }
-}
+const FILE: Schema = Schema { version: SCHEMA, tables: TABLES, survives_power_loss: false, key: "[storage] sqlite_path" };
 
 /// The database of a configuration.
 pub fn path(config: &Config) -> PathBuf {
@@ -128,26 +83,7 @@ impl Database {
     /// # Errors
     /// [`Failure`].
     pub fn open(path: &Path, data_dir: &Path) -> Result<Self, Failure> {
-        make_file(path, data_dir).map_err(|error| Failure::File { path: path.to_owned(), error })?;
-        let failed = |error| Failure::Sqlite { path: path.to_owned(), error };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-        connection.busy_timeout(BUSY).map_err(failed)?;
-        let is_new = check(&connection, path)? == 0;
-        if is_new {
-            // Before the first table, or it takes no effect.
-            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
-        }
-        // Where the file system has no shared memory, SQLite stays with another mode, which is as safe.
-        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -512; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 4194304;",
-            )
-            .map_err(failed)?;
-        if is_new {
-            create(&mut connection).map_err(failed)?;
-        }
+        let connection = database::open(path, data_dir, &FILE)?;
         Ok(Self { path: path.to_owned(), connection, ids: HashMap::new() })
     }
 
@@ -161,7 +97,7 @@ impl Database {
             // Some may be of a transaction that is undone.
             self.ids.clear();
         }
-        result.map_err(|error| Failure::Sqlite { path: self.path.clone(), error })
+        result.map_err(|error| Failure::sqlite(&self.path, error))
     }
 
     /// Removes what is older than `minute`, in many small transactions, and gives the room back to the file system. Ends early
@@ -171,46 +107,13 @@ impl Database {
     /// [`Failure`]; what was removed before stays removed.
     pub fn remove_before(&mut self, minute: i64, stop: &dyn Fn() -> bool) -> Result<usize, Failure> {
         self.ids.clear();
-        remove_before(&mut self.connection, minute, stop).map_err(|error| Failure::Sqlite { path: self.path.clone(), error })
+        remove_before(&mut self.connection, minute, stop).map_err(|error| Failure::sqlite(&self.path, error))
     }
 
     /// What is in it.
     pub fn reader(&self) -> Reader<'_> {
         Reader::new(&self.connection, &self.path)
     }
-}
-
-/// The version of the schema; 0 in a file that is empty.
-fn check(connection: &Connection, path: &Path) -> Result<i64, Failure> {
-    let number = |pragma: &str| {
-        let value = connection.query_row(pragma, [], |row| row.get(0));
-        value.map_err(|error| Failure::Sqlite { path: path.to_owned(), error })
-    };
-    let foreign = |what: String| Err(Failure::Foreign { path: path.to_owned(), what });
-    let (tables, application) = (number("SELECT count(*) FROM sqlite_schema")?, number("PRAGMA application_id")?);
-    match number("PRAGMA user_version")? {
-        _ if tables > 0 && application != APPLICATION => foreign("is a database of another program".to_owned()),
-        version if version > SCHEMA => foreign(format!(
-            "was written by a newer sysops-agent (its schema is version {version}, this one knows up to {SCHEMA})"
-        )),
-        version => Ok(version),
-    }
-}
-
-/// Makes the file, readable for its owner only, where it is not there. What SQLite puts beside it gets the same mode.
-fn make_file(path: &Path, data_dir: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent().filter(|directory| directory.starts_with(data_dir)) {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(|_| ())
-}
-
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", SCHEMA)?;
-    transaction.commit()
 }
 
 fn write(connection: &mut Connection, ids: &mut HashMap<SeriesKey, i64>, rows: &[Row]) -> rusqlite::Result<()> {

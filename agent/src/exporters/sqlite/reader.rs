@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, params};
 
-use super::{BUSY, Failure, Rollup, check, labels};
+use super::{FILE, Failure, Rollup, labels};
+use crate::database;
 use crate::model::Labels;
 
 /// A series in the database.
@@ -18,19 +19,6 @@ pub struct Found {
     pub labels: Labels,
     /// The last minute with a sample.
     pub seen: i64,
-}
-
-/// Opens a database for reading alone, also while an agent writes to it.
-///
-/// # Errors
-/// [`Failure`].
-pub fn connect(path: &Path) -> Result<Connection, Failure> {
-    let failed = |error| Failure::Sqlite { path: path.to_owned(), error };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY).map_err(failed)?;
-    check(&connection, path)?;
-    Ok(connection)
 }
 
 /// What is in a database.
@@ -50,7 +38,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Failure`], or what `read` returns.
     pub fn with<T, E: From<Failure>>(path: &Path, read: impl FnOnce(&Reader<'_>) -> Result<T, E>) -> Result<T, E> {
-        let connection = connect(path)?;
+        let connection = database::open_to_read(path, &FILE)?;
         read(&Reader::new(&connection, path))
     }
 
@@ -105,6 +93,6 @@ impl<'a> Reader<'a> {
     }
 
     fn failed<T>(&self, result: rusqlite::Result<T>) -> Result<T, Failure> {
-        result.map_err(|error| Failure::Sqlite { path: self.path.clone(), error })
+        result.map_err(|error| Failure::sqlite(&self.path, error))
     }
 }

@@ -1,7 +1,7 @@
 //! The writer's side: a thread that may wait for the disk.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Batch, Database, Failure, Progress, Reader, begin};
 use crate::config::Config;
+use crate::database::move_aside;
 use crate::model::{Labels, Timestamp};
 
 /// How often old rows are looked for.
@@ -163,25 +164,6 @@ impl Writer {
             tracing::warn!("storage: {failure}; history stays in memory meanwhile, and is written when that works again");
         }
     }
-}
-
-/// Renames a damaged database and what SQLite put beside it; the new name.
-fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
-    let with = |path: &Path, suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let free = (1..1000).map(|number| with(path, &format!(".damaged-{number}"))).find(|aside| !aside.exists());
-    let aside = free.ok_or_else(|| std::io::Error::other("a thousand damaged ones are there"))?;
-    std::fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        match std::fs::rename(with(path, suffix), with(&aside, suffix)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(aside)
 }
 
 fn load(reader: &Reader<'_>, minutes: &Range<i64>, take: &mut dyn FnMut(History) -> bool) -> Result<(), Failure> {
