@@ -7,6 +7,9 @@
 //! when they begin, at most every `min_interval` while they go on, and when they have not come for `dedup_window`. Routing, rate
 //! limits and delivery are not decided here.
 
+mod incident;
+mod naming;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,7 +20,10 @@ use super::analyzers::{Finding, Phase};
 use super::chains::{Identity, Link};
 use super::text;
 use crate::config::Config;
-use crate::model::{Alert, Evidence, Labels, Severity, Status, Timestamp};
+use crate::model::{Alert, Labels, Status, Timestamp};
+pub use incident::Incident;
+use incident::{Member, of_finding};
+use naming::subjects;
 
 /// Incidents open at a time. For a further one the oldest incident of events is closed without a word, and counted.
 pub const MAX_OPEN: usize = 10_000;
@@ -28,174 +34,6 @@ const RECENT_IDS: usize = 1024;
 const TOGETHER: Duration = Duration::from_secs(5 * 60);
 /// Findings that an incident is made of, at most; a further one is another incident.
 const MAX_MEMBERS: usize = 128;
-/// Links of a chain that are kept: the first and the latest.
-const MAX_LINKS: usize = 16;
-
-/// A finding that an incident is made of.
-#[derive(Clone, Debug)]
-struct Member {
-    identity: Identity,
-    /// Whether silence ends it; otherwise an analyzer does.
-    by_silence: bool,
-    last_seen: Timestamp,
-    /// Whether an analyzer has ended it.
-    is_over: bool,
-}
-
-/// Something that began and is not over.
-#[derive(Clone, Debug)]
-pub struct Incident {
-    /// See [`Alert::id`].
-    pub id: String,
-    /// See [`Alert::metric`].
-    pub metric: &'static str,
-    /// See [`Alert::labels`].
-    pub labels: Labels,
-    /// The worst so far.
-    pub severity: Severity,
-    /// The latest value.
-    pub value: f64,
-    /// The limit it stands against.
-    pub threshold: Option<f64>,
-    /// What the latest finding said.
-    pub message: String,
-    /// When it began.
-    pub started: Timestamp,
-    /// When the latest finding came.
-    pub last_seen: Timestamp,
-    /// Single events or passing samples so far.
-    pub count: u64,
-    /// Kinds of sources that saw it.
-    pub witnesses: BTreeSet<&'static str>,
-    /// Who should have seen it and did not, in sentences.
-    disagreements: Vec<String>,
-    /// What it is made of; the first of them is what it began with.
-    members: Vec<Member>,
-    /// The place of the member that speaks for it.
-    speaker: usize,
-    /// Causes, findings and effects, in the order of time.
-    chain: Vec<Link>,
-    evidence: Evidence,
-    /// Messages sent.
-    messages: u64,
-    last_message: Timestamp,
-    /// Part of `count` that no message has told of.
-    untold: u64,
-}
-
-impl Incident {
-    fn alert(&mut self, at: Timestamp, status: Status, message: String) -> Alert {
-        self.messages += 1;
-        self.last_message = at;
-        self.untold = 0;
-        let mut evidence = self.evidence.clone();
-        if self.chain.len() > 1 {
-            evidence.insert("chain".into(), self.chain.iter().map(Link::value).collect());
-        }
-        // A condition of samples has no other witness.
-        if self.by_silence() {
-            evidence.insert("witnesses".into(), json!(self.witnesses));
-        }
-        if !self.disagreements.is_empty() {
-            evidence.insert("disagreement".into(), json!(self.disagreements.join("; ")));
-        }
-        Alert {
-            id: self.id.clone(),
-            delivery: format!("{}-{}", self.id, self.messages),
-            at,
-            status,
-            severity: self.severity,
-            metric: self.metric.into(),
-            value: self.value,
-            threshold: self.threshold,
-            message,
-            labels: self.labels.clone(),
-            duration: at.since(self.started),
-            count: self.count,
-            evidence,
-        }
-    }
-
-    /// Whether what speaks for it ends by silence.
-    fn by_silence(&self) -> bool {
-        self.members.get(self.speaker).is_some_and(|member| member.by_silence)
-    }
-
-    /// Whether all that it is made of is over.
-    fn is_over(&self, at: Timestamp, silence: Duration) -> bool {
-        self.members.iter().all(|member| member.is_over || member.by_silence && at.since(member.last_seen) >= silence)
-    }
-
-    fn member(&mut self, identity: &Identity) -> Option<(usize, &mut Member)> {
-        self.members.iter_mut().enumerate().find(|(_, member)| member.identity == *identity)
-    }
-
-    /// Adds links; of too many the first and the latest stay.
-    fn link(&mut self, links: impl IntoIterator<Item = Link>) {
-        for link in links {
-            if !self.chain.iter().any(|known| known.kind == link.kind && known.text == link.text) {
-                let place = self.chain.partition_point(|known| known.at <= link.at);
-                self.chain.insert(place, link);
-            }
-        }
-        while self.chain.len() > MAX_LINKS {
-            self.chain.remove(MAX_LINKS / 2);
-        }
-    }
-
-    /// Takes a finding that has not been part of it: which of its messages is due, if any.
-    fn join(&mut self, at: Timestamp, identity: Identity, finding: Finding, causes: Vec<Link>, min_interval: Duration) -> bool {
-        let is_new_kind = self.members.iter().all(|member| member.identity.0 != finding.metric);
-        let (worse, as_bad) = (finding.severity > self.severity, finding.severity >= self.severity);
-        self.link(causes.into_iter().chain([of_finding(&finding)]));
-        let by_silence = finding.phase == Phase::Occurred;
-        // What goes on is told again and again of events alone: a condition that is no worse leaves the word to them.
-        let takes_over = worse || as_bad && (by_silence || !self.by_silence());
-        self.members.push(Member { identity, by_silence, last_seen: at, is_over: false });
-        if takes_over {
-            self.speaker = self.members.len() - 1;
-            (self.metric, self.labels) = (finding.metric, finding.labels.clone());
-            // Nobody has confirmed or denied this one.
-            self.witnesses.clear();
-            self.disagreements.clear();
-            self.take(at, finding);
-        } else {
-            self.count(at, &finding);
-        }
-        worse || is_new_kind || at.since(self.last_message) >= min_interval
-    }
-
-    fn count(&mut self, at: Timestamp, finding: &Finding) {
-        self.last_seen = at;
-        self.count = self.count.saturating_add(finding.count);
-        self.untold = self.untold.saturating_add(finding.count);
-        self.severity = self.severity.max(finding.severity);
-    }
-
-    /// Takes what a later finding says.
-    fn take(&mut self, at: Timestamp, finding: Finding) {
-        self.count(at, &finding);
-        self.witnesses.insert(finding.source);
-        if finding.count == 0 && finding.phase != Phase::Cleared {
-            self.evidence.extend(finding.evidence);
-            return;
-        }
-        self.value = finding.value;
-        self.threshold = finding.threshold;
-        self.message = finding.message;
-        if !finding.evidence.is_empty() {
-            self.evidence = finding.evidence;
-            self.evidence.entry("source").or_insert_with(|| json!(finding.source));
-        }
-    }
-
-    /// The latest finding, and how often it came since the last message.
-    fn repeated(&self, at: Timestamp) -> String {
-        let minutes = at.since(self.last_message).as_secs().div_ceil(60).max(1);
-        let times = text::counted(self.untold, "time");
-        format!("{} (seen {times} in the last {})", self.message, text::counted(minutes, "minute"))
-    }
-}
 
 /// Counts of messages and of what was left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -355,7 +193,7 @@ impl Incidents {
 
     /// Something that no open incident has said: part of one that is about the same subject, or an incident of its own.
     fn begin(&mut self, at: Timestamp, identity: Identity, finding: Finding, causes: Vec<Link>, alerts: &mut Vec<Alert>) {
-        let subjects: Vec<_> = subjects(&finding).collect();
+        let subjects: Vec<_> = subjects(&finding.labels).collect();
         let same = subjects.iter().find_map(|subject| self.by_subject.get(subject).copied());
         let incident = same
             .and_then(|serial| Some((serial, self.open.get_mut(&serial)?)))
@@ -432,7 +270,7 @@ impl Incidents {
         let incident = self.open.remove(&serial)?;
         for member in &incident.members {
             self.by_identity.remove(&member.identity);
-            for subject in subjects_of(&member.identity.1) {
+            for subject in subjects(&member.identity.1) {
                 if self.by_subject.get(&subject) == Some(&serial) {
                     self.by_subject.remove(&subject);
                 }
@@ -480,70 +318,12 @@ impl Incidents {
         }
     }
 
-    /// A new id: 64-bit FNV-1a over what makes an incident unlike any other of this host, also over restarts.
     fn id(&mut self, metric: &str, labels: &Labels, started: Timestamp) -> String {
-        let mut hash = Fnv1a::new();
-        hash.field(self.hostname.as_bytes());
-        hash.field(metric.as_bytes());
-        for (name, value) in labels.iter() {
-            hash.field(name.as_bytes());
-            hash.field(value.as_bytes());
-        }
-        hash.field(&started.as_nanos().to_be_bytes());
-        // Over and begun again within one instant.
-        while self.recent_ids.contains(&hash.0) {
-            hash.field(b"again");
-        }
+        let id = naming::id(&self.hostname, metric, labels, started, |id| self.recent_ids.contains(&id));
         if self.recent_ids.len() >= RECENT_IDS {
             self.recent_ids.pop_front();
         }
-        self.recent_ids.push_back(hash.0);
-        format!("{:016x}", hash.0)
-    }
-}
-
-/// A finding as a link of the chain that it is in.
-fn of_finding(finding: &Finding) -> Link {
-    Link { at: finding.since, kind: finding.metric, text: finding.message.clone(), evidence: Evidence::new() }
-}
-
-/// What a finding is about, as far as other findings can be about the same.
-fn subjects(finding: &Finding) -> impl Iterator<Item = (&'static str, String)> {
-    subjects_of(&finding.labels)
-}
-
-fn subjects_of(labels: &Labels) -> impl Iterator<Item = (&'static str, String)> {
-    let label = |name| labels.get(name).filter(|value| !value.is_empty());
-    // File systems that are no device's share a name where the device's stands.
-    let device = if label("mount").is_some() { None } else { label("device") };
-    // A process that is gone is shown in the root of version 1 hierarchies, which is no subject.
-    let cgroup = label("cgroup").filter(|cgroup| *cgroup != "/");
-    // Without the port, which differs by connection.
-    let peer = label("peer").map(|peer| peer.rsplit_once(':').map_or(peer, |(host, _)| host));
-    let of = |kind: &'static str, value: Option<&str>| value.map(|value| (kind, value.to_owned()));
-    let all = [
-        of("pid", label("pid")),
-        of("mount", label("mount")),
-        of("device", device),
-        of("interface", label("interface")),
-        of("cgroup", cgroup),
-        of("peer", peer),
-    ];
-    all.into_iter().flatten()
-}
-
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>: unlike the standard library's hasher, the same in every release.
-struct Fnv1a(u64);
-
-impl Fnv1a {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    /// Adds bytes and an end mark that no UTF-8 text contains.
-    fn field(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain(&[0xff]) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.recent_ids.push_back(id);
+        format!("{id:016x}")
     }
 }
