@@ -158,6 +158,11 @@ fn optional_keys_are_read() {
     assert_eq!(alerting.webhook.as_ref().unwrap().headers["Authorization"].reveal(), "Bearer 1:a");
     assert_eq!(alerting.syslog.as_ref().unwrap().facility.0, 3);
     assert_eq!(alerting.templates.by_channel.len(), 6);
+    let [weekly, once] = alerting.silences.as_slice() else { panic!("{:?}", alerting.silences) };
+    assert_eq!((weekly.id.as_str(), weekly.comment.as_str()), ("config-1", "weekly backup"));
+    assert_eq!(weekly.window.to_string(), "sat, sun 22:00 to 06:00 Europe/Berlin");
+    assert_eq!(once.window.to_string(), "2026-03-01T21:00:00Z to 2026-03-02T01:00:00Z");
+    assert_eq!(once.matchers, ["severity=~\"info|warn\"".parse().unwrap()]);
     assert!(!format!("{config:?}").contains("https://example.org/x"), "a secret is shown");
 }
 

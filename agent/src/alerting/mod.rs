@@ -7,11 +7,13 @@
 mod backoff;
 mod courier;
 mod queue;
+mod silences;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use courier::Courier;
+pub use silences::Silences;
 
 use crate::model::{Alert, Labels, Metric, Sample, SeriesKey, Severity, Unit};
 use crate::notifiers::{Channel, Sender};

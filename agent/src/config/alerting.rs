@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
-use crate::model::Severities;
+use crate::model::{Severities, Silence};
 
 /// `[alerting]`
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub struct Alerting {
     pub recovery_enabled: bool,
     /// Certificate authorities in PEM that all channels trust beside those of the system.
     pub ca_file: Option<PathBuf>,
+    /// `[[alerting.silences]]`
+    pub silences: Vec<Silence>,
     /// `[alerting.templates]`
     pub templates: Templates,
     /// `[alerting.discord]`, `None` unless enabled; the same for the other channels.
@@ -59,6 +61,7 @@ impl Default for Alerting {
             escalation: Escalation::default(),
             recovery_enabled: true,
             ca_file: None,
+            silences: Vec::new(),
             templates: Templates::default(),
             discord: None,
             slack: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::reader::Section;
 use super::sections::DAY;
+use super::silences::silences;
 use super::value::Form;
 use super::{
     Alerting, Discord, Email, Escalation, Grouping, ParseMode, Secret, Slack, Syslog, SyslogFacility, Telegram, Templates,
@@ -39,6 +40,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         escalation: s.section("escalation", escalation),
         ca_file: s.optional_path("ca_file"),
         recovery_enabled: s.section("recovery", |s| s.boolean("enabled", default.recovery_enabled)),
+        silences: silences(s),
         templates: s.section("templates", templates),
         discord: s.channel("discord", discord),
         slack: s.channel("slack", slack),

@@ -78,7 +78,8 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
 /// Every key that the configuration may hold, in the order in which they are read.
 pub fn known_keys() -> Vec<Key> {
     // The keys of a list's tables are asked for only where there is such a table.
-    let (document, _) = DeTable::parse_recoverable("[[thresholds.overrides]]\n[[log_analyzer.custom_patterns]]");
+    let lists = "[[thresholds.overrides]]\n[[log_analyzer.custom_patterns]]\n[[alerting.silences]]";
+    let (document, _) = DeTable::parse_recoverable(lists);
     let reader = Reader::new("", Path::new(""), &|_| None);
     sections::read(Section::root(&reader, document.get_ref()));
     reader.into_known()

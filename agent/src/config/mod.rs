@@ -12,6 +12,7 @@ mod problem;
 mod reader;
 mod secret;
 mod sections;
+mod silences;
 mod text;
 mod value;
 

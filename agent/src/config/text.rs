@@ -10,6 +10,7 @@ use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use url::Url;
 
 use super::Pattern;
+use crate::model::zone;
 
 /// Most memory that one compiled pattern may take, in bytes.
 const MAX_PATTERN: usize = 2 << 20;
@@ -160,6 +161,11 @@ fn compiled(text: &str, limit: usize) -> Result<Pattern, String> {
             format!("is not a regular expression ({})", reason.strip_prefix("error: ").unwrap_or(reason))
         }
     })
+}
+
+/// A name of the IANA time zone database.
+pub(super) fn time_zone(text: &str) -> Result<String, String> {
+    zone(text).map(|_| text.into())
 }
 
 /// A name or address of a host, without port.

@@ -135,6 +135,17 @@ impl<'a, 'f> Value<'a, 'f> {
         }
     }
 
+    /// As [`text_as`](Self::text_as); a date-time of TOML, too, is taken as the string that it is written as.
+    pub(super) fn time_as<T>(&self, convert: impl FnOnce(&str) -> Result<T, String>) -> Result<T, String> {
+        match self.value {
+            DeValue::Datetime(time) => {
+                let text = time.to_string();
+                convert(&text).map_err(|reason| self.wrong(format_args!("{text} {reason}")))
+            }
+            _ => self.text_as(convert),
+        }
+    }
+
     /// Whether it is an integer.
     pub(super) fn is_integer(&self) -> bool {
         self.value.is_integer()

@@ -11,6 +11,7 @@ mod quantity;
 mod recorded;
 mod series;
 mod severity;
+mod silence;
 mod time;
 
 pub use alert::{Alert, Status};
@@ -22,4 +23,6 @@ pub use quantity::bytes;
 pub use recorded::{Recorded, RecordedEvent, RecordedLog, RecordedSample, RecordedSamples, RecordedSource};
 pub use series::{Histogram, Kind, Labels, Metric, Sample, SeriesKey, Unit};
 pub use severity::{Severities, Severity};
+pub use silence::{Matcher, Silence, Weekday, Window};
+pub(crate) use silence::{minute_of_day, time, zone};
 pub use time::Timestamp;
