@@ -90,7 +90,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let (queue, mut observations) = mpsc::channel(QUEUE);
     let hostname = hostname(&config);
     let mut core = Core::new(&config, &hostname);
-    let mut outlet = Outlet::open(&config, &hostname);
+    let mut outlet = Outlet::open(&config, &hostname).await?;
     // The past comes before what follows it.
     let mut storing = Storing::start(&config, &mut core.engine).await?;
     let positions = Positions::load(&config);
@@ -124,13 +124,12 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                     sources.stop().await;
                     core.drain(&mut observations);
                 }
-                core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+                core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(host::now(), alert));
                 core.reconfigure(&new);
                 overhead.reconfigure(&new);
                 endpoint.reconfigure(&new).await;
                 if new.alerting != config.alerting {
-                    let mut old = std::mem::replace(&mut outlet, Outlet::open(&new, &hostname));
-                    retiring.spawn(async move { old.close(STOP).await });
+                    outlet.reconfigure(&new);
                 }
                 if ended {
                     let started = Sources::start(&new, &queue, probe_log, &positions)?;
@@ -146,6 +145,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
                 let now = host::now();
                 core.catch_up(now, &mut observations, &mut screen);
                 core.observe(now, Observation::Tick);
+                outlet.router.tick(now);
                 storing.tick(&core.engine);
                 positions.save_sometimes();
                 if Instant::now() >= next_own {
@@ -166,7 +166,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
             // Last, so that a flood of them keeps neither a signal nor the time from getting through.
             Some((at, observation)) = observations.recv() => core.take(at, observation, &mut screen),
         }
-        core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+        core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(host::now(), alert));
         while retiring.try_join_next().is_some() {}
     }
     let deadline = Instant::now() + STOP;
@@ -175,7 +175,7 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     // The sources end, the engine sees all that they saw, and what it has to say is sent.
     sources.stop().await;
     core.drain(&mut observations);
-    core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(alert));
+    core.alerts.drain(..).for_each(|alert| outlet.router.dispatch(host::now(), alert));
     // The kernel takes its time to let programs go, and needs nobody's help for it.
     let left = deadline.saturating_duration_since(Instant::now());
     let earlier = tokio::time::timeout(left, async { while retiring.join_next().await.is_some() {} });
@@ -197,6 +197,8 @@ fn fixed_at_start(old: &Config, new: &Config) -> impl Iterator<Item = &'static s
         ("[agent] hostname", agent.hostname != new_agent.hostname),
         ("[agent] log_level", agent.log_level != new_agent.log_level),
         ("[agent] pid_file", agent.pid_file != new_agent.pid_file),
+        ("[agent] data_dir", agent.data_dir != new_agent.data_dir),
+        ("[alerting.outbox] max_size_mb", old.alerting.outbox.max_size != new.alerting.outbox.max_size),
         ("[storage] sqlite_enabled", storage.sqlite_enabled != new_storage.sqlite_enabled),
         ("[storage] sqlite_path", storage.sqlite_path != new_storage.sqlite_path),
         ("[storage] sqlite_retention_days", storage.sqlite_retention != new_storage.sqlite_retention),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use xtask::agent_process::AgentProcess;
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 /// A bound against hanging.
@@ -37,7 +37,7 @@ impl Tree {
         let root = self.0.path().display();
         format!(
             "[agent]\ncollect_interval_secs = 1\n[host]\nprocfs = '{root}/proc'\nsysfs = '{root}/sys'\n\
-             [ebpf]\nenabled = false\n[collector]\n{intervals}[alerting.webhook]\nenabled = true\nurl = {:?}\n",
+             [ebpf]\nenabled = false\n[collector]\n{intervals}{EACH}[alerting.webhook]\nenabled = true\nurl = {:?}\n",
             receiver.url()
         )
     }

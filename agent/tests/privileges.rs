@@ -14,7 +14,7 @@ use xtask::agent_process::AgentProcess;
 use xtask::faults::fd_exhaustion::{FdExhaustion, Kind};
 use xtask::faults::trace::mount_tracefs;
 use xtask::faults::{MemcgOom, needs_root};
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -97,7 +97,7 @@ fn an_ordinary_user_with_five_capabilities_has_every_probe() {
     mount_tracefs().unwrap();
     let (_directory, binary) = open_to_all();
     let receiver = Receiver::start().unwrap();
-    let config = format!("[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
+    let config = format!("{EACH}[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
     let command = as_nobody(&binary, &FIVE);
     let mut agent = AgentProcess::run(command, &config).unwrap();
     let shown = agent.stdout();
@@ -162,7 +162,7 @@ fn without_ptrace_the_kinds_of_descriptors_are_not_told() {
     let (_directory, binary) = open_to_all();
     for (capabilities, told) in [(FIVE.to_vec(), true), (without(SYS_PTRACE), false)] {
         let receiver = Receiver::start().unwrap();
-        let config = format!("[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
+        let config = format!("{EACH}[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
         let mut agent = AgentProcess::run(as_nobody(&binary, &capabilities), &config).unwrap();
         let leak = FdExhaustion::cause(Kind::Socket).unwrap();
         let pid = leak.pid.to_string();

@@ -20,7 +20,7 @@ use xtask::agent_process::AgentProcess;
 use xtask::faults::fd_exhaustion::Kind;
 use xtask::faults::trace::mount_tracefs;
 use xtask::faults::{FdExhaustion, KillOnDrop, needs_root, poll};
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 /// A bound against hanging.
@@ -36,9 +36,14 @@ fn started(config: &str) -> AgentProcess {
     AgentProcess::start(Path::new(AGENT), config, &[]).unwrap()
 }
 
-/// A webhook, and nothing else that differs from the defaults.
+/// A webhook that is sent each alert by itself, and nothing else that differs from the defaults.
 fn webhook(url: &str) -> String {
-    format!("[alerting.webhook]\nenabled = true\nurl = {url:?}\nretry_count = 20\nretry_delay_secs = 1\n")
+    webhook_with("", url)
+}
+
+/// The same, with further keys of `[alerting]`.
+fn webhook_with(keys: &str, url: &str) -> String {
+    format!("{EACH}{keys}[alerting.webhook]\nenabled = true\nurl = {url:?}\nretry_count = 20\nretry_delay_secs = 1\n")
 }
 
 fn about(leak: &FdExhaustion) -> impl Fn(&Value) -> bool + use<> {
@@ -160,7 +165,7 @@ fn a_good_configuration_takes_effect_and_a_bad_one_does_not() {
     before.wait_for(SOON, about(&second)).unwrap();
 
     // The interval is over at once, so what goes on is told of again: to the new receiver, as the same incident.
-    let shortened = format!("{}[alerting]\nmin_interval_secs = 1\n", webhook(&after.url()));
+    let shortened = webhook_with("min_interval_secs = 1\n", &after.url());
     agent.reload(&shortened).unwrap();
     let told_again = after.wait_for(SOON, about(&first)).unwrap();
     assert_eq!((&told_again.body["id"], &told_again.body["status"]), (&told.body["id"], &"updated".into()));

@@ -17,6 +17,11 @@ use serde_json::Value;
 /// Longest head of a request and longest body.
 const MOST_BYTES: usize = 1 << 20;
 
+/// Configuration with which an agent sends each alert by itself and as many as come, for whoever looks at single alerts; further
+/// keys of `[alerting]` may follow.
+pub const EACH: &str = "[alerting.grouping]\nenabled = false\n[alerting]\nmax_alerts_per_minute = 10000\n\
+    max_alerts_per_hour = 100000\nmax_alerts_per_hour_overall = 100000\n";
+
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Received {

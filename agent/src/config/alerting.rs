@@ -22,6 +22,8 @@ pub struct Alerting {
     pub max_alerts_per_hour: u32,
     /// Messages an hour over all channels.
     pub max_alerts_per_hour_overall: u32,
+    /// `[alerting.outbox]`
+    pub outbox: Outbox,
     /// `[alerting.grouping]`
     pub grouping: Grouping,
     /// `[alerting.escalation]`
@@ -57,6 +59,7 @@ impl Default for Alerting {
             max_alerts_per_minute: 10,
             max_alerts_per_hour: 60,
             max_alerts_per_hour_overall: 100,
+            outbox: Outbox::default(),
             grouping: Grouping::default(),
             escalation: Escalation::default(),
             recovery_enabled: true,
@@ -70,6 +73,21 @@ impl Default for Alerting {
             webhook: None,
             syslog: None,
         }
+    }
+}
+
+/// `[alerting.outbox]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outbox {
+    /// Bytes that alerts on disk may take.
+    pub max_size: u64,
+    /// How long an alert is tried.
+    pub max_age: Duration,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { max_size: 64 << 20, max_age: Duration::from_secs(86_400) }
     }
 }
 

@@ -11,8 +11,8 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Discord, Email, Escalation, Grouping, ParseMode, Secret, Slack, Syslog, SyslogFacility, Telegram, Templates,
-    Webhook, WebhookMethod, text,
+    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, Syslog, SyslogFacility, Telegram,
+    Templates, Webhook, WebhookMethod, text,
 };
 use crate::model::Severity;
 
@@ -36,6 +36,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         max_alerts_per_minute: s.integer("max_alerts_per_minute", 1..=10_000, default.max_alerts_per_minute),
         max_alerts_per_hour: s.integer("max_alerts_per_hour", 1..=100_000, default.max_alerts_per_hour),
         max_alerts_per_hour_overall: s.integer("max_alerts_per_hour_overall", 1..=100_000, default.max_alerts_per_hour_overall),
+        outbox: s.section("outbox", outbox),
         grouping: s.section("grouping", grouping),
         escalation: s.section("escalation", escalation),
         ca_file: s.optional_path("ca_file"),
@@ -48,6 +49,14 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         email: s.channel("email", email),
         webhook: s.channel("webhook", webhook),
         syslog: s.channel("syslog", syslog),
+    }
+}
+
+fn outbox(s: &mut Section<'_>) -> Outbox {
+    let default = Outbox::default();
+    Outbox {
+        max_size: s.mebibytes("max_size_mb", 1..=4096, default.max_size),
+        max_age: s.hours("max_age_hours", 1..=720, default.max_age),
     }
 }
 

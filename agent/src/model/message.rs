@@ -90,6 +90,7 @@ impl Message {
     /// How many alerts it stands for, those that it only counts included.
     pub fn count(&self) -> u64 {
         let shown = u64::try_from(self.news.len() + self.standing.len()).unwrap_or(u64::MAX);
+        let shown = self.news.iter().fold(shown, |count, news| count.saturating_add(news.superseded));
         self.tallies.iter().fold(shown, |count, tally| count.saturating_add(tally.count))
     }
 

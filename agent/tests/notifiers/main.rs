@@ -5,6 +5,8 @@
 
 mod alerting;
 mod golden;
+mod limits;
+mod outbox;
 mod receiver;
 mod syslog;
 mod terminal;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::agent_process::AgentProcess;
 use xtask::faults::fd_exhaustion::Kind;
 use xtask::faults::{FdExhaustion, MemcgOom};
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 /// Real events of each kind.
 const EVENTS: usize = 200;
@@ -62,7 +62,8 @@ type Cause<'a> = &'a mut dyn FnMut() -> Result<(u32, Box<dyn Any>)>;
 
 fn measure(agent: &Path, name: &str, metric: &str, cause: Cause<'_>) -> Result<()> {
     let receiver = Receiver::start()?;
-    let config = format!("[agent]\nlog_level = \"warn\"\n[alerting.webhook]\nenabled = true\nurl = \"{}\"\n", receiver.url());
+    let config =
+        format!("[agent]\nlog_level = \"warn\"\n{EACH}[alerting.webhook]\nenabled = true\nurl = \"{}\"\n", receiver.url());
     let mut agent = AgentProcess::start(agent, &config, &[])?;
     let mut latencies = Vec::with_capacity(EVENTS);
     for _ in 0..EVENTS {
