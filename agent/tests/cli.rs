@@ -135,16 +135,17 @@ fn without_its_configuration_it_says_what_to_do() {
 #[test]
 fn what_this_version_lacks_is_named() {
     let directory = directory();
-    let channel = "[alerting.discord]\nenabled = true\nwebhook_url = \"https://discord.example.org/hunter2\"\n";
-    let path = file(&directory, "config.toml", channel);
+    let webhook = "[alerting.webhook]\nenabled = true\nurl = \"http://127.0.0.1:1/hunter2\"\n";
+    let lacking = format!("{webhook}[thresholds]\noverrides = [{{ metric = \"disk_usage\" }}]\n");
+    let path = file(&directory, "config.toml", &lacking);
     let path = path.to_str().unwrap();
     let validated = agent(&["--validate", "--config", path]);
     assert_eq!(validated.code, Some(0));
-    assert!(validated.stdout.contains("alerting.discord is enabled, but"), "{}", validated.stdout);
+    assert!(validated.stdout.contains("there is no metric \"disk_usage\""), "{}", validated.stdout);
     let examined = agent(&["doctor", "--config", path]);
-    assert!(examined.stdout.contains("alerting.discord is enabled, but"), "{}", examined.stdout);
-    let running = AgentProcess::start(Path::new(AGENT), channel, &[]).unwrap();
-    running.wait_for_log("alerting.discord is enabled, but", Duration::from_secs(5)).unwrap();
+    assert!(examined.stdout.contains("there is no metric \"disk_usage\""), "{}", examined.stdout);
+    let running = AgentProcess::start(Path::new(AGENT), &lacking, &[]).unwrap();
+    running.wait_for_log("there is no metric \"disk_usage\"", Duration::from_secs(5)).unwrap();
     for text in [validated.stdout, examined.stdout, running.stdout(), running.stderr()] {
         assert!(!text.contains("hunter2"), "{text}");
     }

@@ -24,6 +24,12 @@ const PARSE_MODES: [(&str, ParseMode); 2] = [("HTML", ParseMode::Html), ("Markdo
 const METHODS: [(&str, WebhookMethod); 3] =
     [("POST", WebhookMethod::Post), ("PUT", WebhookMethod::Put), ("PATCH", WebhookMethod::Patch)];
 
+/// What [`text::discord_name`] takes.
+const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" and \"clyde\"";
+
+/// Most people or roles that a message mentions.
+const MENTIONS_MAX: usize = 50;
+
 /// Name under which messages appear where a channel has one.
 const SENDER: &str = "sysops-agent";
 
@@ -86,11 +92,21 @@ fn templates(s: &mut Section<'_>) -> Templates {
 // What a channel requires is unwrapped in its last fields, when all keys are read: one that is never asked for would be
 // called unknown.
 
+/// Whom a message calls; as many as every service takes in one message.
+fn mentions(s: &mut Section<'_>, key: &'static str, right: &str, check: fn(&str) -> Result<String, String>) -> Vec<String> {
+    let ids = s.ids(key, right, check);
+    if ids.len() > MENTIONS_MAX {
+        let form = Form::new("an array of strings", format!("at most {MENTIONS_MAX}, or one id that stands for all of them"));
+        s.lacks(key, "is too long", &form);
+    }
+    ids
+}
+
 fn discord(s: &mut Section<'_>) -> Option<Discord> {
     let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
     Some(Discord {
-        username: s.string("username", "a name", text::line, SENDER.into()),
-        mention_roles: s.ids("mention_roles", "the digits of a role's id", text::number_id),
+        username: s.string("username", DISCORD_NAME, text::discord_name, SENDER.into()),
+        mention_roles: mentions(s, "mention_roles", "the digits of a role's id", text::number_id),
         embed_color_warn: s.colour("embed_color_warn", 0xff_a500),
         embed_color_critical: s.colour("embed_color_critical", 0xff_0000),
         embed_color_emergency: s.colour("embed_color_emergency", 0x8b_0000),

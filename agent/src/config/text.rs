@@ -242,6 +242,19 @@ pub(super) fn number_id(text: &str) -> Result<String, String> {
     if is_id(text, |b| b.is_ascii_digit()) { Ok(text.into()) } else { Err("is no id".into()) }
 }
 
+/// A name that Discord lets a webhook have (its documentation, "Users Resource", section "Usernames and Nicknames").
+pub(super) fn discord_name(text: &str) -> Result<String, String> {
+    let name = line(text)?;
+    let lower = name.to_lowercase();
+    if name.chars().count() > 80 {
+        return Err("is too long".into());
+    }
+    if ["discord", "clyde", "```"].iter().any(|part| lower.contains(part)) || ["everyone", "here"].contains(&lower.trim()) {
+        return Err("is a name that Discord refuses".into());
+    }
+    Ok(name)
+}
+
 /// An id of letters and digits.
 pub(super) fn letter_id(text: &str) -> Result<String, String> {
     if is_id(text, |b| b.is_ascii_alphanumeric()) { Ok(text.into()) } else { Err("is no id".into()) }
@@ -343,6 +356,7 @@ mod tests {
         check(chat_id, &["-1001234", "42", "@ops_alerts"], &["", "-", "@", "ops", "1-2"]);
         check(bot_token, &["123:abc_DEF-1"], &["", "123", ":", "1:a/b", "1:a b"]);
         check(letter_id, &["U012AB"], &["", "<@U012AB>"]);
+        check(discord_name, &["sysops-agent", "Ünïcode 1"], &["", "my Discord", "Clyde 2", "here", &"x".repeat(81)]);
         check(number_id, &["123456789012345678"], &["", "<@&1>", "-1"]);
     }
 

@@ -132,6 +132,20 @@ impl Endpoint {
         self.client.request(method, url).timeout(self.timeout).header(USER_AGENT, AGENT)
     }
 
+    /// The address with further segments at the end of its path, and its query.
+    pub(super) fn below(&self, segments: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// JSON to another address of the same service.
+    pub(super) fn json(&self, method: Method, url: Url, body: Bytes) -> RequestBuilder {
+        self.request_to(method, url).header(CONTENT_TYPE, "application/json").body(body)
+    }
+
     /// A `POST` of JSON to the address.
     pub(super) fn post_json(&self, body: Bytes) -> RequestBuilder {
         self.request(Method::POST).header(CONTENT_TYPE, "application/json").body(body)
@@ -151,11 +165,8 @@ impl Endpoint {
         if status.is_success() {
             return Ok(());
         }
-        let Self { origin, key, .. } = self;
-        if status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) {
-            return Err(SendError::Retry { reason: format!("{origin} answered {status}"), after: answer.after });
-        }
-        let section = key.rsplit_once('.').map_or(*key, |(section, _)| section);
+        let key = self.key;
+        let section = key.rsplit_once('.').map_or(key, |(section, _)| section);
         let advice = match status {
             _ if status.is_redirection() => format!("redirects are not followed, so put the final address into {key}"),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!("check the credentials in [{section}]"),
@@ -163,7 +174,24 @@ impl Endpoint {
             StatusCode::METHOD_NOT_ALLOWED => format!("check {section}.method"),
             _ => "see in the receiver's log why it refuses this message".to_owned(),
         };
-        Err(SendError::Permanent { reason: format!("{origin} answered {status}; {advice}") })
+        self.judge_with(answer, "", &advice)
+    }
+
+    /// The same of a service that says in words what it refuses, with what to do about that.
+    pub(super) fn judge_with(&self, answer: &Answer, said: &str, advice: &str) -> Result<(), SendError> {
+        let status = answer.status;
+        if status.is_success() {
+            return Ok(());
+        }
+        let origin = &self.origin;
+        let said = said.trim();
+        let said =
+            if said.is_empty() { String::new() } else { format!(": {}", super::text::escape(&super::text::clip(said, 200))) };
+        let reason = format!("{origin} answered {status}{said}");
+        if status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) {
+            return Err(SendError::Retry { reason, after: answer.after });
+        }
+        Err(SendError::Permanent { reason: format!("{reason}; {advice}") })
     }
 
     fn failed(&self, error: &reqwest::Error) -> String {

@@ -5,7 +5,9 @@
 //! [`Accepted`], [`SendError`], [`Sender`], [`Retry`] and [`Updates`].
 
 mod card;
+mod discord;
 mod http;
+mod post;
 mod syslog;
 mod terminal;
 mod text;
@@ -121,6 +123,9 @@ pub struct Retry {
     pub delay: Duration,
 }
 
+/// For channels without keys of their own.
+const RETRY: Retry = Retry { count: 3, delay: Duration::from_secs(5) };
+
 /// A notifier with the part of its configuration that decides what it gets.
 pub struct Channel {
     /// Name of its row.
@@ -161,7 +166,7 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] = &[terminal::ROW, webhook::ROW, syslog::ROW];
+pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, webhook::ROW, syslog::ROW];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
@@ -180,15 +185,10 @@ pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
 /// Channels that the configuration enables and this version does not have, in the order of the configuration file.
 pub fn unavailable(config: &Config) -> Vec<&'static str> {
     let alerting = &config.alerting;
-    [
-        ("discord", alerting.discord.is_some()),
-        ("slack", alerting.slack.is_some()),
-        ("telegram", alerting.telegram.is_some()),
-        ("email", alerting.email.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, enabled)| enabled.then_some(name))
-    .collect()
+    [("slack", alerting.slack.is_some()), ("telegram", alerting.telegram.is_some()), ("email", alerting.email.is_some())]
+        .into_iter()
+        .filter_map(|(name, enabled)| enabled.then_some(name))
+        .collect()
 }
 
 impl std::fmt::Debug for Channel {

@@ -8,7 +8,7 @@ use sysops_agent::config::{Config, Secret, Syslog, SyslogFacility, Webhook, Webh
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
-use super::{alert, oom, sender};
+use super::{alert, discord, oom, sender};
 
 fn everything_enabled() -> Config {
     let mut config = Config::default();
@@ -21,6 +21,7 @@ fn everything_enabled() -> Config {
         retry_delay: std::time::Duration::from_secs(5),
         severities: Severities::from(Severity::Info),
     });
+    config.alerting.discord = Some(discord::config("http://127.0.0.1/api/webhooks/1/t"));
     config.alerting.syslog = Some(Syslog {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),
@@ -83,7 +84,7 @@ fn followed(status: Status, severity: Severity, before: Severity, place: Place) 
     Message { place, news: vec![News { alert: now.clone().into(), previous, superseded: 0 }], ..Message::of(now.into()) }
 }
 
-fn cases() -> Vec<(&'static str, Message)> {
+pub fn cases() -> Vec<(&'static str, Message)> {
     let of = |alert: Alert| Message::of(alert.into());
     vec![
         ("info", of(alert(Severity::Info))),

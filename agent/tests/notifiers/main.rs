@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy's leave for tests does not reach what tests share")]
 
 mod alerting;
+mod chats;
+mod discord;
 mod golden;
 mod limits;
 mod outbox;
 mod receiver;
+mod service;
 mod syslog;
 mod terminal;
 mod webhook;

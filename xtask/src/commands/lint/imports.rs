@@ -42,7 +42,7 @@ const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
     (&["engine", "chains"], &[]),
-    (&["notifiers"], &["card", "http", "template", "text"]),
+    (&["notifiers"], &["card", "http", "post", "template", "text"]),
     (&["exporters"], &[]),
 ];
 
