@@ -151,12 +151,26 @@ pub struct Discord {
     pub severities: Severities,
 }
 
+/// How Slack is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SlackAccess {
+    /// An incoming webhook; its path is a credential.
+    Webhook(Secret),
+    /// The Web API, as an app's bot.
+    Bot {
+        /// The bot's credential.
+        token: Secret,
+        /// Where the methods of the API are.
+        api_url: Secret,
+    },
+}
+
 /// `[alerting.slack]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slack {
-    /// The webhook; its path is a credential.
-    pub webhook_url: Secret,
-    /// Channel override.
+    /// How it is reached.
+    pub access: SlackAccess,
+    /// The bot's channel; of a webhook one that is not its own, where it may choose.
     pub channel: Option<String>,
     /// User ids mentioned from Critical on.
     pub mention_users: Vec<String>,

@@ -11,8 +11,8 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, Syslog, SyslogFacility, Telegram,
-    Templates, Webhook, WebhookMethod, text,
+    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog, SyslogFacility,
+    Telegram, Templates, Webhook, WebhookMethod, text,
 };
 use crate::model::Severity;
 
@@ -26,6 +26,9 @@ const METHODS: [(&str, WebhookMethod); 3] =
 
 /// What [`text::discord_name`] takes.
 const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" and \"clyde\"";
+
+/// Where Slack's Web API is.
+const SLACK_API: &str = "https://slack.com/api/";
 
 /// Most people or roles that a message mentions.
 const MENTIONS_MAX: usize = 50;
@@ -116,12 +119,31 @@ fn discord(s: &mut Section<'_>) -> Option<Discord> {
 }
 
 fn slack(s: &mut Section<'_>) -> Option<Slack> {
-    let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
+    let url = s.optional_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
+    let token = s.optional_secret("bot_token", "the token of an app's bot, which begins with \"xox\"", text::slack_token);
+    let api_url = s.string("api_url", text::WEB_ADDRESS, text::web_address, SLACK_API.into());
+    let channel = s.optional("channel", "a channel such as \"#ops\"", text::word);
+    let is_bot = s.has("bot_token");
+    let form = |right: &str| Form::new("a string", right);
+    match (s.has("webhook_url"), is_bot) {
+        (false, false) => s.lacks("webhook_url", "is missing", &form("the URL of an incoming webhook, or a bot_token")),
+        (true, true) => s.lacks("bot_token", "stands beside webhook_url", &form("one of the two alone")),
+        _ => {}
+    }
+    if is_bot && !s.has("channel") && !s.has("webhook_url") {
+        s.lacks("channel", "is missing, but there is a bot_token", &form("a channel such as \"#ops\""));
+    }
+    if s.has("api_url") && !is_bot {
+        s.lacks("bot_token", "is missing, but there is an api_url", &form("both, or leave api_url out too"));
+    }
     Some(Slack {
-        channel: s.optional("channel", "a channel such as \"#ops\"", text::word),
-        mention_users: s.ids("mention_users", "a member id such as \"U012AB3CD\"", text::letter_id),
+        mention_users: mentions(s, "mention_users", "a member id such as \"U012AB3CD\"", text::letter_id),
         severities: s.severities(Severity::Warn),
-        webhook_url: webhook_url?,
+        access: match (url, token) {
+            (Some(url), _) => SlackAccess::Webhook(url),
+            (None, token) => SlackAccess::Bot { token: token?, api_url: Secret::new(api_url) },
+        },
+        channel,
     })
 }
 

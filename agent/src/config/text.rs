@@ -230,6 +230,14 @@ pub(super) fn bot_token(text: &str) -> Result<String, String> {
     }
 }
 
+/// A token of Slack, which becomes part of a header.
+pub(super) fn slack_token(text: &str) -> Result<String, String> {
+    if text.starts_with("xox") && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.into());
+    }
+    Err("is no token".into())
+}
+
 /// A chat's number, negative for groups, or the `@name` of a channel.
 pub(super) fn chat_id(text: &str) -> Result<String, String> {
     let number = text.strip_prefix('-').unwrap_or(text);
@@ -355,6 +363,7 @@ mod tests {
     fn ids() {
         check(chat_id, &["-1001234", "42", "@ops_alerts"], &["", "-", "@", "ops", "1-2"]);
         check(bot_token, &["123:abc_DEF-1"], &["", "123", ":", "1:a/b", "1:a b"]);
+        check(slack_token, &["xoxb-1-2-a"], &["", "hunter", "xoxb-1 2", "xoxb-ä"]);
         check(letter_id, &["U012AB"], &["", "<@U012AB>"]);
         check(discord_name, &["sysops-agent", "Ünïcode 1"], &["", "my Discord", "Clyde 2", "here", &"x".repeat(81)]);
         check(number_id, &["123456789012345678"], &["", "<@&1>", "-1"]);

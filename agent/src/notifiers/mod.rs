@@ -8,6 +8,7 @@ mod card;
 mod discord;
 mod http;
 mod post;
+mod slack;
 mod syslog;
 mod terminal;
 mod text;
@@ -166,7 +167,7 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, webhook::ROW, syslog::ROW];
+pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, webhook::ROW, syslog::ROW];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
@@ -185,7 +186,7 @@ pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
 /// Channels that the configuration enables and this version does not have, in the order of the configuration file.
 pub fn unavailable(config: &Config) -> Vec<&'static str> {
     let alerting = &config.alerting;
-    [("slack", alerting.slack.is_some()), ("telegram", alerting.telegram.is_some()), ("email", alerting.email.is_some())]
+    [("telegram", alerting.telegram.is_some()), ("email", alerting.email.is_some())]
         .into_iter()
         .filter_map(|(name, enabled)| enabled.then_some(name))
         .collect()

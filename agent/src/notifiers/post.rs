@@ -8,6 +8,8 @@ use super::card::{Card, Lines, brief, counts, labels, remarks};
 use super::text::clip;
 use crate::model::{Alert, Message, Severity, Status};
 
+/// Text of a message that somebody still reads, in bytes; for services that take more.
+pub(super) const READABLE: usize = 6000;
 /// Room for the sentence of the alert that leads, whatever else there is.
 const LEAST: usize = 300;
 /// Longest title, in bytes.

@@ -117,7 +117,7 @@ pub fn object<'a>(value: &'a Value, keys: &[&str]) -> Result<&'a Map<String, Val
 }
 
 /// A text of at least one visible character and at most `max` UTF-16 code units.
-pub fn text<'a>(value: &'a Value, max: usize) -> Result<&'a str, String> {
+pub fn text(value: &Value, max: usize) -> Result<&str, String> {
     let text = value.as_str().ok_or_else(|| format!("no text: {value}"))?;
     let length = text.encode_utf16().count();
     if text.trim().is_empty() || length > max {

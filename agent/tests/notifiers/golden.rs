@@ -8,7 +8,7 @@ use sysops_agent::config::{Config, Secret, Syslog, SyslogFacility, Webhook, Webh
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
-use super::{alert, discord, oom, sender};
+use super::{alert, discord, oom, sender, slack};
 
 fn everything_enabled() -> Config {
     let mut config = Config::default();
@@ -22,6 +22,7 @@ fn everything_enabled() -> Config {
         severities: Severities::from(Severity::Info),
     });
     config.alerting.discord = Some(discord::config("http://127.0.0.1/api/webhooks/1/t"));
+    config.alerting.slack = Some(slack::config(slack::bot("http://127.0.0.1/api/")));
     config.alerting.syslog = Some(Syslog {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),
@@ -201,16 +202,4 @@ fn what_is_not_enabled_is_not_made() {
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(channels.iter().map(|channel| channel.name).collect::<Vec<_>>(), ["terminal"]);
     assert!(notifiers::unavailable(&Config::default()).is_empty());
-}
-
-#[test]
-fn channels_of_a_later_version_are_named() {
-    let mut config = Config::default();
-    config.alerting.slack = Some(sysops_agent::config::Slack {
-        webhook_url: Secret::new("https://example.com/secret".into()),
-        channel: None,
-        mention_users: Vec::new(),
-        severities: Severities::from(Severity::Warn),
-    });
-    assert_eq!(notifiers::unavailable(&config), ["slack"]);
 }

@@ -11,6 +11,7 @@ mod limits;
 mod outbox;
 mod receiver;
 mod service;
+mod slack;
 mod syslog;
 mod terminal;
 mod webhook;
