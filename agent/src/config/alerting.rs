@@ -192,6 +192,8 @@ pub enum ParseMode {
 pub struct Telegram {
     /// The bot's credential.
     pub bot_token: Secret,
+    /// Where the bot API is.
+    pub api_url: Secret,
     /// The chat that receives messages.
     pub chat_id: String,
     /// Markup of messages.

@@ -30,6 +30,9 @@ const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" 
 /// Where Slack's Web API is.
 const SLACK_API: &str = "https://slack.com/api/";
 
+/// Where Telegram's bot API is.
+const TELEGRAM_API: &str = "https://api.telegram.org/";
+
 /// Most people or roles that a message mentions.
 const MENTIONS_MAX: usize = 50;
 
@@ -150,7 +153,9 @@ fn slack(s: &mut Section<'_>) -> Option<Slack> {
 fn telegram(s: &mut Section<'_>) -> Option<Telegram> {
     let bot_token = s.required_secret("bot_token", "the token as BotFather gave it", text::bot_token);
     let chat_id = s.required_id("chat_id", "a chat's number, or the \"@name\" of a channel", text::chat_id);
+    let api_url = s.string("api_url", text::WEB_ADDRESS, text::web_address, TELEGRAM_API.into());
     Some(Telegram {
+        api_url: Secret::new(api_url),
         parse_mode: s.choice("parse_mode", &PARSE_MODES, ParseMode::Html),
         disable_notification: s.boolean("disable_notification", false),
         severities: s.severities(Severity::Warn),

@@ -10,6 +10,7 @@ mod http;
 mod post;
 mod slack;
 mod syslog;
+mod telegram;
 mod terminal;
 mod text;
 mod webhook;
@@ -167,7 +168,7 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, webhook::ROW, syslog::ROW];
+pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
@@ -186,10 +187,7 @@ pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
 /// Channels that the configuration enables and this version does not have, in the order of the configuration file.
 pub fn unavailable(config: &Config) -> Vec<&'static str> {
     let alerting = &config.alerting;
-    [("telegram", alerting.telegram.is_some()), ("email", alerting.email.is_some())]
-        .into_iter()
-        .filter_map(|(name, enabled)| enabled.then_some(name))
-        .collect()
+    [("email", alerting.email.is_some())].into_iter().filter_map(|(name, enabled)| enabled.then_some(name)).collect()
 }
 
 impl std::fmt::Debug for Channel {
