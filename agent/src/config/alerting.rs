@@ -48,6 +48,8 @@ pub struct Alerting {
     pub webhook: Option<Webhook>,
     /// `[alerting.syslog]`
     pub syslog: Option<Syslog>,
+    /// `[alerting.teams]`
+    pub teams: Option<Teams>,
 }
 
 impl Default for Alerting {
@@ -72,6 +74,7 @@ impl Default for Alerting {
             email: None,
             webhook: None,
             syslog: None,
+            teams: None,
         }
     }
 }
@@ -298,6 +301,15 @@ pub struct Syslog {
     pub tag: String,
     /// The local socket, normally `/dev/log`.
     pub socket: PathBuf,
+    /// What is sent here.
+    pub severities: Severities,
+}
+
+/// `[alerting.teams]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Teams {
+    /// The workflow's trigger, or a connector; its path and query are credentials.
+    pub webhook_url: Secret,
     /// What is sent here.
     pub severities: Severities,
 }

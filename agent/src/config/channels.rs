@@ -11,7 +11,7 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog, SyslogFacility,
+    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog, SyslogFacility, Teams,
     Telegram, Templates, Webhook, WebhookMethod, text,
 };
 use crate::model::Severity;
@@ -61,6 +61,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         email: s.channel("email", email),
         webhook: s.channel("webhook", webhook),
         syslog: s.channel("syslog", syslog),
+        teams: s.channel("teams", teams),
     }
 }
 
@@ -218,4 +219,9 @@ fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
         socket: s.path("socket", "/dev/log".into()),
         severities: s.severities(Severity::Info),
     })
+}
+
+fn teams(s: &mut Section<'_>) -> Option<Teams> {
+    let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
+    Some(Teams { severities: s.severities(Severity::Warn), webhook_url: webhook_url? })
 }

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use alerting::{
-    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Slack, SlackAccess, Syslog, SyslogFacility, Telegram,
-    Templates, Webhook, WebhookMethod,
+    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Slack, SlackAccess, Syslog, SyslogFacility, Teams,
+    Telegram, Templates, Webhook, WebhookMethod,
 };
 pub use load::{known_keys, load, parse, parse_bytes};
 pub use problem::{Problem, Problems};

@@ -10,6 +10,7 @@ mod http;
 mod post;
 mod slack;
 mod syslog;
+mod teams;
 mod telegram;
 mod terminal;
 mod text;
@@ -168,7 +169,7 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW];
+pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW, teams::ROW];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {

@@ -8,7 +8,7 @@ use sysops_agent::config::{Config, ParseMode, Secret, Syslog, SyslogFacility, We
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
-use super::{alert, discord, oom, sender, slack, telegram};
+use super::{alert, discord, oom, sender, slack, teams, telegram};
 
 fn everything_enabled() -> Config {
     let mut config = Config::default();
@@ -24,6 +24,7 @@ fn everything_enabled() -> Config {
     config.alerting.discord = Some(discord::config("http://127.0.0.1/api/webhooks/1/t"));
     config.alerting.slack = Some(slack::config(slack::bot("http://127.0.0.1/api/")));
     config.alerting.telegram = Some(telegram::config("http://127.0.0.1/", ParseMode::Html));
+    config.alerting.teams = Some(teams::config("http://127.0.0.1/"));
     config.alerting.syslog = Some(Syslog {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),

@@ -13,6 +13,7 @@ mod receiver;
 mod service;
 mod slack;
 mod syslog;
+mod teams;
 mod telegram;
 mod terminal;
 mod webhook;
