@@ -235,13 +235,13 @@ fn section_blocks(section: &Section) -> Vec<Value> {
     let mut blocks = vec![json!({ "type": "section", "text": plain(&format!("{}{labels}", section.text)) })];
     for facts in section.facts.chunks(FIELDS_MAX) {
         let fields: Vec<Value> =
-            facts.iter().map(|(name, value)| marked(&format!("*{}*\n{}", escaped(name), escaped(value)))).collect();
+            facts.iter().map(|(name, value)| marked(&format!("*{}*\n{}", foreign(name), foreign(value)))).collect();
         blocks.push(json!({ "type": "section", "fields": fields }));
     }
     for list in &section.lists {
-        let name = escaped(&list.name);
+        let name = foreign(&list.name);
         let room = SECTION_MAX - utf16(&name).min(SECTION_MAX / 2) - "**\n```\n```".len();
-        let lines = fold(list, room, |line| escaped(&fenced(line)));
+        let lines = fold(list, room, foreign);
         blocks.push(json!({ "type": "section", "text": marked(&format!("*{name}*\n```{lines}\n```")) }));
     }
     blocks
@@ -285,6 +285,11 @@ fn plain(text: &str) -> Value {
 /// Text with markup.
 fn marked(text: &str) -> Value {
     json!({ "type": "mrkdwn", "text": text, "verbatim": true })
+}
+
+/// Text from outside between markup: it may look odd where it holds an asterisk, but mentions nobody and opens no fence.
+fn foreign(text: &str) -> String {
+    escaped(&fenced(text))
 }
 
 /// "Formatting text for app surfaces", section "Escaping text": these three begin all that mentions or links.

@@ -17,6 +17,7 @@ pub fn everything() -> Vec<(String, Message)> {
         all.push((name.to_owned(), Message::of(alert.clone().into())));
         all.push((format!("{name} group"), group_of(&alert, count)));
     }
+    all.extend((0..24).map(|seed| (format!("noise {seed}"), Message::of(noise(seed).into()))));
     let in_place = |place: fn() -> Place| {
         let place = move |(name, message): &(String, Message)| {
             (format!("{name} {:?}", place()), Message { place: place(), ..message.clone() })
@@ -50,6 +51,58 @@ fn crowded() -> Alert {
         crowded.evidence.insert(format!("list_{number}"), vec!["`"; 20].into());
     }
     crowded
+}
+
+/// What markup is made of, in any order and length; the same for the same seed.
+fn noise(seed: u64) -> Alert {
+    const PARTS: [&str; 28] = [
+        "\\",
+        "`",
+        "```",
+        "*",
+        "_",
+        "__",
+        "~",
+        "||",
+        "<",
+        ">",
+        "&",
+        "&amp;",
+        "</pre>",
+        "<b>",
+        "[",
+        "](",
+        ")",
+        "@everyone",
+        "<!here>",
+        "#",
+        "-",
+        ".",
+        "\n",
+        " ",
+        "x",
+        "ä",
+        "𝄞",
+        "{{",
+    ];
+    let mut state = seed;
+    let mut text = |length: u64| -> String {
+        let part = |_| {
+            // A linear congruential generator with Knuth's constants, of which the high bits are good.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            PARTS[usize::try_from(state >> 33).unwrap() % PARTS.len()]
+        };
+        (0..length).map(part).collect()
+    };
+    let mut noise = alert(Severity::ALL[usize::try_from(seed).unwrap() % Severity::ALL.len()]);
+    noise.message = text(seed * 20);
+    noise.labels = Labels::new();
+    for number in 0..seed {
+        noise.labels.set(text(6), text(number * 3));
+        noise.evidence.insert(text(6), text(number * 10).into());
+        noise.evidence.insert(text(6), vec![text(40); usize::try_from(number).unwrap()].into());
+    }
+    noise
 }
 
 /// As many alerts as one may gather, of everything.
