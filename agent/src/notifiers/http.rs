@@ -180,10 +180,11 @@ impl Endpoint {
     /// The same of a service that says in words what it refuses, with what to do about that.
     pub(super) fn judge_with(&self, answer: &Answer, said: &str, advice: &str) -> Result<(), SendError> {
         let status = answer.status;
-        if status.is_success() {
-            return Ok(());
-        }
         let origin = &self.origin;
+        if status.is_success() {
+            // Such a service has no pages; whoever answers in its place has not taken the message.
+            return if answer.body.trim_ascii_start().starts_with(b"<") { Err(self.stranger(answer)) } else { Ok(()) };
+        }
         let said = said.trim();
         let said =
             if said.is_empty() { String::new() } else { format!(": {}", super::text::escape(&super::text::clip(said, 200))) };
@@ -192,6 +193,14 @@ impl Endpoint {
             return Err(SendError::Retry { reason, after: answer.after });
         }
         Err(SendError::Permanent { reason: format!("{reason}; {advice}") })
+    }
+
+    /// It was not the service that answered; that may pass.
+    pub(super) fn stranger(&self, answer: &Answer) -> SendError {
+        let Self { origin, key, .. } = self;
+        let reason =
+            format!("{origin} answered {}, but not as the service does; see who answers there, and check {key}", answer.status);
+        SendError::Retry { reason, after: answer.after }
     }
 
     fn failed(&self, error: &reqwest::Error) -> String {

@@ -155,8 +155,7 @@ impl Slack {
     fn refusal(&self, answer: &Answer, error: &str) -> SendError {
         let origin = self.endpoint.origin();
         if error.is_empty() {
-            let reason = format!("{origin} does not answer as Slack's Web API does; check alerting.slack.api_url");
-            return SendError::Permanent { reason };
+            return self.endpoint.stranger(answer);
         }
         let error = super::escape(error);
         if PASSING.contains(&&*error) {

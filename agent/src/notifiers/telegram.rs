@@ -146,9 +146,7 @@ impl Telegram {
             _ => "check alerting.telegram.api_url",
         };
         let refused = self.endpoint.judge_with(&answer, description, advice).err();
-        refused.unwrap_or_else(|| SendError::Permanent {
-            reason: format!("{} does not answer as Telegram's bot API does; {advice}", self.endpoint.origin()),
-        })
+        refused.unwrap_or_else(|| self.endpoint.stranger(&answer))
     }
 }
 

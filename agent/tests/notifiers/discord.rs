@@ -274,3 +274,18 @@ async fn refusals_are_judged() {
     let error = tell(&to(&good), &told.begins()).await.unwrap_err();
     assert!(error.to_string().ends_with("add ?thread_id= and the id of a thread to alerting.discord.webhook_url"), "{error}");
 }
+
+#[tokio::test]
+async fn a_page_is_no_acceptance() {
+    let service = Service::start(Webhook::default()).await;
+    let channel = to(&format!("http://{}/api/webhooks/77/secret-token", service.address));
+    for page in ["<html>"] {
+        service.next(Reply::text(200, page));
+        let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
+        assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("200 OK, but not as the service does; see who answers there, and check alerting.discord."),
+            "{error}"
+        );
+    }
+}

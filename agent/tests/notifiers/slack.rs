@@ -295,8 +295,6 @@ async fn the_bots_refusals_are_judged() {
     ] {
         refused(&to(slack), says).await;
     }
-    service.next(Reply::text(200, "<html>"));
-    refused(&to(config(bot(&api))), "does not answer as Slack's Web API does; check alerting.slack.api_url").await;
     service.next(Reply::json(200, json!({ "ok": false, "error": "msg_blocks_too_long" })));
     refused(&to(config(bot(&api))), "msg_blocks_too_long; the message was refused as such, which is a defect").await;
 }
@@ -332,11 +330,27 @@ async fn a_webhook_posts_and_its_refusals_are_judged() {
         refused(&good, says).await;
     }
     for (reply, expected) in [
+        (Reply::text(200, "<html>"), None),
         (Reply::text(429, "rate_limited").header("retry-after", "7"), Some(Duration::from_secs(7))),
         (Reply::text(500, "rollup_error"), None),
     ] {
         service.next(reply);
         let error = tell(&good, &told.begins()).await.unwrap_err();
         assert!(matches!(error, SendError::Retry { after, .. } if after == expected), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_no_acceptance() {
+    let service = Service::start(Workspace::default()).await;
+    let channel = to(config(bot(&format!("http://{}/api/", service.address))));
+    for page in ["<html>", "", "{}"] {
+        service.next(Reply::text(200, page));
+        let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
+        assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("200 OK, but not as the service does; see who answers there, and check alerting.slack."),
+            "{error}"
+        );
     }
 }

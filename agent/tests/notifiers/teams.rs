@@ -188,3 +188,18 @@ async fn refused(channel: &Channel, says: &str) {
     assert!(matches!(error, SendError::Permanent { .. }), "{error}");
     assert!(error.to_string().contains(says) && !format!("{error:?}{channel:?}").contains("secre"), "{error}");
 }
+
+#[tokio::test]
+async fn a_page_is_no_acceptance() {
+    let service = Service::start(Channels::default()).await;
+    let channel = to(&format!("http://{}/webhookb2/secret", service.address));
+    for page in ["\n<!DOCTYPE html>"] {
+        service.next(Reply::text(200, page));
+        let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
+        assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("200 OK, but not as the service does; see who answers there, and check alerting.teams."),
+            "{error}"
+        );
+    }
+}

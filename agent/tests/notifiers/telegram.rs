@@ -330,8 +330,6 @@ async fn refusals_are_judged() {
         json!({ "ok": false, "description": "Bad Request: not enough rights to send text messages to the chat" }),
     ));
     refused(&to(in_chat("1")), "give the bot the right to send messages there").await;
-    service.next(Reply::text(200, "<html>"));
-    refused(&to(in_chat("1")), "does not answer as Telegram's bot API does; check alerting.telegram.api_url").await;
     let gone = service.address;
     drop(service);
     let unreachable = tell(&to(config(&format!("http://{gone}"), ParseMode::Html)), &told.begins()).await.unwrap_err();
@@ -342,4 +340,21 @@ async fn refused(channel: &Channel, says: &str) {
     let error = tell(channel, &Told::new().begins()).await.unwrap_err();
     assert!(matches!(error, SendError::Permanent { .. }), "{error}");
     assert!(error.to_string().contains(says) && !format!("{error:?}{channel:?}").contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_is_no_acceptance() {
+    let service = Service::start(Bot::default()).await;
+    let channel = to(config(&format!("http://{}/", service.address), ParseMode::Html));
+    for page in ["<html>", "", "{}"] {
+        service.next(Reply::text(200, page));
+        let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
+        assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
+        assert!(
+            error
+                .to_string()
+                .contains("200 OK, but not as the service does; see who answers there, and check alerting.telegram."),
+            "{error}"
+        );
+    }
 }
