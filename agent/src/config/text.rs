@@ -250,7 +250,7 @@ pub(super) fn number_id(text: &str) -> Result<String, String> {
     if is_id(text, |b| b.is_ascii_digit()) { Ok(text.into()) } else { Err("is no id".into()) }
 }
 
-/// A name that Discord lets a webhook have (its documentation, "Users Resource", section "Usernames and Nicknames").
+/// A name that Discord lets a webhook have (its documentation, "Webhook Resource", section "Create Webhook").
 pub(super) fn discord_name(text: &str) -> Result<String, String> {
     let name = line(text)?;
     let lower = name.to_lowercase();
