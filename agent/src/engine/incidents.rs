@@ -2,11 +2,12 @@
 //!
 //! A finding is named by its metric and labels; the same name is the same incident. So are findings about the same subject that begin
 //! within [`TOGETHER`] of each other: the same process, device, mount, interface, cgroup or peer. The latest of the worst of them
-//! speaks for the incident, an event before a condition. Its severity only rises; a person who was told "critical" is next told
-//! that it is over. A condition (a limit passed) is told when it begins, when it gets worse and when it is over; events are told
+//! speaks for the incident, an event before a condition. Its severity only rises, also because it lasts; a person who was told
+//! "critical" is next told that it is over. A condition (a limit passed) is told when it begins, when it gets worse and when it is over; events are told
 //! when they begin, at most every `min_interval` while they go on, and when they have not come for `dedup_window`. Routing, rate
 //! limits and delivery are not decided here.
 
+mod escalation;
 mod incident;
 mod naming;
 
@@ -19,8 +20,9 @@ use serde_json::json;
 use super::analyzers::{Finding, Phase};
 use super::chains::{Identity, Link};
 use super::text;
-use crate::config::Config;
+use crate::config::{Config, Escalation};
 use crate::model::{Alert, Labels, Status, Timestamp};
+use escalation::Persistence;
 pub use incident::Incident;
 use incident::{Member, of_finding};
 use naming::subjects;
@@ -59,6 +61,8 @@ pub struct Incidents {
     min_interval: Duration,
     dedup_window: Duration,
     recovery_enabled: bool,
+    escalation: Escalation,
+    last_tick: Option<Timestamp>,
     /// In the order in which they were opened.
     open: BTreeMap<u64, Incident>,
     by_identity: BTreeMap<Identity, u64>,
@@ -76,6 +80,8 @@ impl Incidents {
             min_interval: Duration::ZERO,
             dedup_window: Duration::ZERO,
             recovery_enabled: true,
+            escalation: Escalation::default(),
+            last_tick: None,
             open: BTreeMap::new(),
             by_identity: BTreeMap::new(),
             by_subject: BTreeMap::new(),
@@ -91,6 +97,7 @@ impl Incidents {
         self.min_interval = config.alerting.min_interval;
         self.dedup_window = config.alerting.dedup_window;
         self.recovery_enabled = config.alerting.recovery_enabled;
+        self.escalation = config.alerting.escalation.clone();
     }
 
     /// The open incidents, in the order in which they began.
@@ -131,10 +138,16 @@ impl Incidents {
                     self.counts.updated += 1;
                 }
             }
-            (Phase::Witnessed | Phase::Disputed, None) => {}
+            (Phase::Paused | Phase::Resumed, Some(incident)) => {
+                if let Some((_, member)) = incident.member(&identity) {
+                    member.passes = finding.phase == Phase::Resumed;
+                }
+                incident.persistence.take(at, &finding);
+            }
+            (Phase::Witnessed | Phase::Disputed | Phase::Paused | Phase::Resumed, None) => {}
             (Phase::Cleared, Some(incident)) => {
                 let speaks = incident.member(&identity).map(|(place, member)| {
-                    (member.is_over, member.last_seen) = (true, at);
+                    member.take(at, &finding);
                     place
                 });
                 if speaks == Some(incident.speaker) {
@@ -153,7 +166,7 @@ impl Incidents {
                 let before = incident.severity;
                 let changed = finding.phase == Phase::Changed;
                 let place = incident.member(&identity).map(|(place, member)| {
-                    (member.is_over, member.last_seen) = (false, at);
+                    member.take(at, &finding);
                     place
                 });
                 let worse = finding.severity > before;
@@ -169,7 +182,7 @@ impl Incidents {
                 let by_silence = incident.by_silence();
                 let goes_on = by_silence && incident.untold > 0 && at.since(incident.last_message) >= self.min_interval;
                 if worse || goes_on || changed {
-                    let message = if by_silence { incident.repeated(at) } else { incident.message.clone() };
+                    let message = incident.news(at);
                     alerts.push(incident.alert(at, Status::Updated, message));
                     self.counts.updated += 1;
                 }
@@ -231,10 +244,11 @@ impl Incidents {
             let oldest = self.open.iter().find(|(_, incident)| incident.by_silence()).map(|(serial, _)| *serial)?;
             self.remove(oldest);
         }
-        let chain = of_finding(&finding);
+        let (chain, member) = (of_finding(&finding), Member::new(at, identity, &finding));
+        let mut persistence = Persistence::default();
+        persistence.take(at, &finding);
         let mut evidence = finding.evidence;
         evidence.entry("source").or_insert_with(|| json!(finding.source));
-        let by_silence = finding.phase == Phase::Occurred;
         let mut incident = Incident {
             id: self.id(finding.metric, &finding.labels, finding.since),
             metric: finding.metric,
@@ -248,13 +262,14 @@ impl Incidents {
             count: finding.count.max(1),
             witnesses: BTreeSet::from([finding.source]),
             disagreements: Vec::new(),
-            members: vec![Member { identity, by_silence, last_seen: at, is_over: false }],
+            members: vec![member],
             speaker: 0,
             chain: Vec::new(),
             evidence,
             messages: 0,
             last_message: at,
             untold: 0,
+            persistence,
         };
         incident.link(causes.into_iter().chain([chain]));
         let message = incident.message.clone();
@@ -287,9 +302,10 @@ impl Incidents {
         }
     }
 
-    /// Ends the incidents whose events have stopped.
+    /// Ends the incidents whose events have stopped, and makes worse what goes on.
     pub(super) fn tick(&mut self, at: Timestamp, alerts: &mut Vec<Alert>) {
         let mut over = Vec::new();
+        let last_tick = self.last_tick.replace(at);
         for (serial, incident) in &mut self.open {
             // A clock that was set back must not keep an incident open until it has caught up.
             incident.last_seen = incident.last_seen.min(at);
@@ -301,6 +317,9 @@ impl Incidents {
             }
             if by_silence && incident.is_over(at, self.dedup_window) {
                 over.push(*serial);
+            } else if let Some(message) = incident.escalate(at, last_tick, &self.escalation, self.min_interval) {
+                alerts.push(incident.alert(at, Status::Updated, message));
+                self.counts.updated += 1;
             }
         }
         for serial in over {

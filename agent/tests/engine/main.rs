@@ -1,6 +1,7 @@
 //! The engine from outside: observations in, alerts out, in simulated time.
 
 mod chains;
+mod escalation;
 mod events;
 mod exhaustion;
 mod kernel_lines;

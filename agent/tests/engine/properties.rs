@@ -161,6 +161,7 @@ fn a_day_on_a_host() {
             ("cpu_usage_percent", Status::Resolved, told[1].2),
             ("disk_usage_percent", Status::Firing, Severity::Warn),
             ("disk_usage_percent", Status::Updated, Severity::Critical),
+            ("disk_usage_percent", Status::Updated, Severity::Emergency),
         ]
     );
     assert_eq!(host.alerts[2].at, Host::time(5400 * 10));

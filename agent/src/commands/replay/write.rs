@@ -97,6 +97,8 @@ const fn phase(phase: Phase) -> &'static str {
         Phase::Holds => "holds",
         Phase::Changed => "changed",
         Phase::Cleared => "cleared",
+        Phase::Paused => "paused",
+        Phase::Resumed => "resumed",
         Phase::Witnessed => "witnessed",
         Phase::Disputed => "disputed",
     }

@@ -31,6 +31,10 @@ pub enum Phase {
     Changed,
     /// The condition is over.
     Cleared,
+    /// The condition is not over, but its latest sample did not pass the limit. Says so about an open incident; never opens one.
+    Paused,
+    /// The condition goes on after such a pause. Says so about an open incident; never opens one.
+    Resumed,
     /// Another source saw the same thing. Says more about an open incident; never opens one.
     Witnessed,
     /// Another source should have seen the same thing and did not. Says so about an open incident; never opens one.

@@ -48,7 +48,13 @@ struct Run {
 enum State {
     Quiet,
     Pending(Run),
-    Firing { run: Run, severity: Severity, below_since: Option<Timestamp> },
+    Firing {
+        run: Run,
+        severity: Severity,
+        /// Whether the latest sample passed the limit.
+        passes: bool,
+        below_since: Option<Timestamp>,
+    },
 }
 
 /// What is remembered of one series.
@@ -128,10 +134,11 @@ impl Watch {
                 }
                 let again = self.cleared_at.is_some_and(|cleared| at.since(cleared) <= dedup_window);
                 self.flaps = if again { self.flaps.saturating_add(1) } else { 0 };
-                self.state = State::Firing { run, severity: run.severity(at, hold), below_since: None };
+                self.state = State::Firing { run, severity: run.severity(at, hold), passes: true, below_since: None };
                 Some(Phase::Holds)
             }
-            State::Firing { run, severity, below_since } => {
+            State::Firing { run, severity, passes: passed, below_since } => {
+                let changed = std::mem::replace(passed, passes) != passes;
                 if passes {
                     run.take(at, value, &self.limits);
                     *below_since = None;
@@ -140,15 +147,16 @@ impl Watch {
                         *severity = now;
                         return Some(Phase::Holds);
                     }
-                    return None;
+                    return changed.then_some(Phase::Resumed);
                 }
                 run.critical_since = None;
+                let paused = changed.then_some(Phase::Paused);
                 if self.limits.is_past(value, self.limits.clear) {
                     *below_since = None;
-                    return None;
+                    return paused;
                 }
                 let since = *below_since.get_or_insert(at);
-                (at.since(since) >= clear_hold).then_some(Phase::Cleared)
+                if at.since(since) >= clear_hold { Some(Phase::Cleared) } else { paused }
             }
         }
     }
@@ -221,6 +229,9 @@ impl Limits {
         if phase == Phase::Cleared {
             return format!("{title} back to {value_text} (threshold {limit_text})");
         }
+        if phase == Phase::Paused {
+            return format!("{title} {value_text} does not pass threshold {limit_text} for now");
+        }
         let verb = match (self.is_past(value, self.warn), self.below) {
             (false, _) => "reaches",
             (true, false) => "exceeds",
@@ -287,7 +298,23 @@ impl Analyzer for Threshold {
     fn sample(&mut self, at: Timestamp, id: SeriesId, value: f64, store: &Store, findings: &mut Vec<Finding>) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let Some(phase) = watch.step(at, value, self.dedup_window) else { return };
-        let (State::Firing { run, .. }, Some(key)) = (&watch.state, store.key(id)) else { return };
+        let (State::Firing { run, severity, .. }, Some(key)) = (&watch.state, store.key(id)) else { return };
+        if matches!(phase, Phase::Paused | Phase::Resumed) {
+            findings.push(Finding {
+                metric: key.metric().name,
+                labels: key.labels().clone(),
+                phase,
+                severity: *severity,
+                value,
+                threshold: Some(watch.limits.warn),
+                message: watch.limits.message(phase, key, value, at.since(run.since)),
+                since: run.since,
+                count: 0,
+                source: "samples",
+                evidence: Evidence::new(),
+            });
+            return;
+        }
         let message = watch.limits.message(phase, key, value, at.since(run.since));
         let evidence = evidence(at, id, store, watch);
         findings.extend(watch.finding(phase, at, key, message, evidence));

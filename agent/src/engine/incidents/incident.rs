@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::escalation::Persistence;
 use crate::engine::analyzers::{Finding, Phase};
 use crate::engine::chains::{Identity, Link};
 use crate::engine::text;
@@ -22,6 +23,25 @@ pub(super) struct Member {
     pub(super) last_seen: Timestamp,
     /// Whether an analyzer has ended it.
     pub(super) is_over: bool,
+    /// Whether the latest sample of a condition passed its limit.
+    pub(super) passes: bool,
+    /// The worst so far.
+    pub(super) severity: Severity,
+}
+
+impl Member {
+    pub(super) fn new(at: Timestamp, identity: Identity, finding: &Finding) -> Self {
+        let by_silence = finding.phase == Phase::Occurred;
+        Self { identity, by_silence, last_seen: at, is_over: false, passes: true, severity: finding.severity }
+    }
+
+    /// Takes note of a finding about it.
+    pub(super) fn take(&mut self, at: Timestamp, finding: &Finding) {
+        self.last_seen = at;
+        self.is_over = finding.phase == Phase::Cleared;
+        self.passes = true;
+        self.severity = self.severity.max(finding.severity);
+    }
 }
 
 /// Something that began and is not over.
@@ -63,6 +83,7 @@ pub struct Incident {
     pub(super) last_message: Timestamp,
     /// Part of `count` that no message has told of.
     pub(super) untold: u64,
+    pub(super) persistence: Persistence,
 }
 
 impl Incident {
@@ -80,6 +101,9 @@ impl Incident {
         }
         if !self.disagreements.is_empty() {
             evidence.insert("disagreement".into(), json!(self.disagreements.join("; ")));
+        }
+        if let Some(escalated) = &self.persistence.told {
+            evidence.insert("escalated".into(), escalated.clone());
         }
         Alert {
             id: self.id.clone(),
@@ -137,10 +161,10 @@ impl Incident {
         let is_new_kind = self.members.iter().all(|member| member.identity.0 != finding.metric);
         let (worse, as_bad) = (finding.severity > self.severity, finding.severity >= self.severity);
         self.link(causes.into_iter().chain([of_finding(&finding)]));
-        let by_silence = finding.phase == Phase::Occurred;
+        let member = Member::new(at, identity, &finding);
         // What goes on is told again and again of events alone: a condition that is no worse leaves the word to them.
-        let takes_over = worse || as_bad && (by_silence || !self.by_silence());
-        self.members.push(Member { identity, by_silence, last_seen: at, is_over: false });
+        let takes_over = worse || as_bad && (member.by_silence || !self.by_silence());
+        self.members.push(member);
         if takes_over {
             self.speaker = self.members.len() - 1;
             (self.metric, self.labels) = (finding.metric, finding.labels.clone());
@@ -159,6 +183,7 @@ impl Incident {
         self.count = self.count.saturating_add(finding.count);
         self.untold = self.untold.saturating_add(finding.count);
         self.severity = self.severity.max(finding.severity);
+        self.persistence.take(at, finding);
     }
 
     /// Takes what a later finding says.
@@ -178,8 +203,11 @@ impl Incident {
         }
     }
 
-    /// The latest finding, and how often it came since the last message.
-    pub(super) fn repeated(&self, at: Timestamp) -> String {
+    /// The latest finding, and where nobody has told of all, how often it came since the last message.
+    pub(super) fn news(&self, at: Timestamp) -> String {
+        if !self.by_silence() || self.untold == 0 {
+            return self.message.clone();
+        }
         let minutes = at.since(self.last_message).as_secs().div_ceil(60).max(1);
         let times = text::counted(self.untold, "time");
         format!("{} (seen {times} in the last {})", self.message, text::counted(minutes, "minute"))
