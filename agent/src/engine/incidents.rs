@@ -10,6 +10,7 @@
 mod escalation;
 mod incident;
 mod naming;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -113,13 +114,13 @@ impl Incidents {
     /// Whether a finding says something that no open incident has said.
     pub(super) fn begins(&self, finding: &Finding) -> bool {
         matches!(finding.phase, Phase::Occurred | Phase::Holds | Phase::Changed)
-            && !self.by_identity.contains_key(&(finding.metric, finding.labels.clone()))
+            && !self.by_identity.contains_key(&(finding.metric.into(), finding.labels.clone()))
     }
 
     /// Takes a finding, and where it [begins](Self::begins) something, what led to it.
     pub(super) fn take(&mut self, at: Timestamp, finding: Finding, causes: Vec<Link>, alerts: &mut Vec<Alert>) {
         self.counts.findings += 1;
-        let identity = (finding.metric, finding.labels.clone());
+        let identity: Identity = (finding.metric.into(), finding.labels.clone());
         let known = self.by_identity.get(&identity).copied();
         match (finding.phase, known.and_then(|serial| self.open.get_mut(&serial))) {
             (Phase::Witnessed, Some(incident)) => {
@@ -251,7 +252,7 @@ impl Incidents {
         evidence.entry("source").or_insert_with(|| json!(finding.source));
         let mut incident = Incident {
             id: self.id(finding.metric, &finding.labels, finding.since),
-            metric: finding.metric,
+            metric: finding.metric.into(),
             labels: finding.labels,
             severity: finding.severity,
             value: finding.value,
@@ -325,7 +326,9 @@ impl Incidents {
         for serial in over {
             let Some(incident) = self.open.get(&serial) else { continue };
             let mut message = incident.message.clone();
-            if incident.by_silence() {
+            if incident.members.get(incident.speaker).is_some_and(|speaker| speaker.is_restored) {
+                message.push_str(": not seen since the agent started again");
+            } else if incident.by_silence() {
                 let _ = write!(message, ": not seen again for {}", text::duration(self.dedup_window));
                 if incident.count > 1 {
                     let span = text::duration(incident.last_seen.since(incident.started));
@@ -339,10 +342,14 @@ impl Incidents {
 
     fn id(&mut self, metric: &str, labels: &Labels, started: Timestamp) -> String {
         let id = naming::id(&self.hostname, metric, labels, started, |id| self.recent_ids.contains(&id));
+        self.remember_id(id);
+        format!("{id:016x}")
+    }
+
+    fn remember_id(&mut self, id: u64) {
         if self.recent_ids.len() >= RECENT_IDS {
             self.recent_ids.pop_front();
         }
         self.recent_ids.push_back(id);
-        format!("{id:016x}")
     }
 }

@@ -161,6 +161,13 @@ impl Engine {
         }
     }
 
+    /// Opens an incident again that an earlier run of the agent told of and did not see end; `alert` is the latest about it. It goes on
+    /// under its id when something of the same metric and labels is found. Where that does not happen within
+    /// `[alerting] dedup_window_secs`, it is told to be over. What is open already, or resolved, stays as it is.
+    pub fn restore(&mut self, at: Timestamp, alert: &Alert) {
+        self.incidents.restore(at, alert);
+    }
+
     /// What is kept of the samples.
     pub fn store(&self) -> &Store {
         &self.store

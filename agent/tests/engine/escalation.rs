@@ -17,7 +17,7 @@ fn hung() -> KernelEvent {
 }
 
 fn config(text: &str) -> Config {
-    parse(text, Path::new("t.toml"), &|_| None).unwrap()
+    parse(text, Path::new("t.toml"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// A host whose CPU is at `values`, one every ten seconds, and its alerts with the second of each.

@@ -12,6 +12,7 @@ mod losses;
 mod properties;
 mod quiet;
 mod quiet_week;
+mod restore;
 mod scores;
 mod thresholds;
 mod witnesses;

@@ -254,7 +254,7 @@ fn alerts(engine: &Engine, at: &Circumstances) -> Vec<Open> {
     let alert = |incident: &Incident| Open {
         id: incident.id.clone(),
         severity: Severity::as_str(incident.severity),
-        metric: incident.metric,
+        metric: incident.metric.clone(),
         labels: incident.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         message: incident.message.clone(),
         since: rfc3339(incident.started, &at.zone),

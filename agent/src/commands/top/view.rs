@@ -3,6 +3,7 @@
 //! A value that this host does not give, or that needs two readings and has one, is `None` and `null`. Texts are as they
 //! came; whoever prints them escapes them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
@@ -250,7 +251,7 @@ pub struct Open {
     /// The worst so far.
     pub severity: &'static str,
     /// What was measured.
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
     /// What it is about.
     pub labels: BTreeMap<String, String>,
     /// What the latest finding said.

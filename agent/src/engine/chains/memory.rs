@@ -52,7 +52,7 @@ impl Story for Memory {
         if self.victims.len() >= MAX_VICTIMS {
             self.victims.pop_front();
         }
-        self.victims.push_back(Victim { identity: (finding.metric, finding.labels.clone()), at: finding.since });
+        self.victims.push_back(Victim { identity: (finding.metric.into(), finding.labels.clone()), at: finding.since });
         let limit = finding.evidence.get("limit_cgroup").and_then(|cgroup| cgroup.as_str());
         grower(at, store, limit).into_iter().chain(reclaim(at, store, limit, finding)).collect()
     }

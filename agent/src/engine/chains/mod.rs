@@ -8,6 +8,7 @@ mod disk;
 mod memory;
 mod network;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use super::text;
 use crate::model::{Evidence, Labels, SeriesKey, Timestamp};
 
 /// A finding's metric and labels: what names it among others.
-pub type Identity = (&'static str, Labels);
+pub type Identity = (Cow<'static, str>, Labels);
 
 /// One thing that happened on the way.
 #[derive(Clone, Debug, PartialEq)]

@@ -35,6 +35,11 @@ pub(super) fn counts(labels: &Labels, severity: Severity) -> bool {
 }
 
 impl Persistence {
+    /// Of an incident that was told of before: it has to go on from now, and what of it was made worse was told.
+    pub(super) fn restored(critical_since: Option<Timestamp>, told: Option<Value>) -> Self {
+        Self { since: None, critical_since, told }
+    }
+
     /// Takes note of a finding that is part of the incident.
     pub(super) fn take(&mut self, at: Timestamp, finding: &Finding) {
         let goes_on = matches!(finding.phase, Phase::Occurred | Phase::Holds | Phase::Changed | Phase::Resumed);
@@ -59,7 +64,7 @@ impl Persistence {
 impl Member {
     fn goes_on(&self, at: Timestamp, min_interval: Duration) -> bool {
         let goes_on = if self.by_silence { at.since(self.last_seen) <= min_interval } else { self.passes && !self.is_over };
-        goes_on && counts(&self.identity.1, self.severity)
+        goes_on && !self.is_restored && counts(&self.identity.1, self.severity)
     }
 }
 

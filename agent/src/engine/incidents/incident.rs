@@ -1,5 +1,6 @@
 //! One incident: the findings that it is made of, which of them speaks for it, and what it says.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(super) struct Member {
     pub(super) identity: Identity,
     /// Whether silence ends it; otherwise an analyzer does.
     pub(super) by_silence: bool,
+    /// Whether an earlier run of the agent told of it, and this one has heard nothing of it.
+    pub(super) is_restored: bool,
     pub(super) last_seen: Timestamp,
     /// Whether an analyzer has ended it.
     pub(super) is_over: bool,
@@ -32,11 +35,14 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(at: Timestamp, identity: Identity, finding: &Finding) -> Self {
         let by_silence = finding.phase == Phase::Occurred;
-        Self { identity, by_silence, last_seen: at, is_over: false, passes: true, severity: finding.severity }
+        Self { identity, by_silence, is_restored: false, last_seen: at, is_over: false, passes: true, severity: finding.severity }
     }
 
     /// Takes note of a finding about it.
     pub(super) fn take(&mut self, at: Timestamp, finding: &Finding) {
+        if std::mem::take(&mut self.is_restored) {
+            self.by_silence = finding.phase == Phase::Occurred;
+        }
         self.last_seen = at;
         self.is_over = finding.phase == Phase::Cleared;
         self.passes = true;
@@ -50,7 +56,7 @@ pub struct Incident {
     /// See [`Alert::id`].
     pub id: String,
     /// See [`Alert::metric`].
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
     /// See [`Alert::labels`].
     pub labels: Labels,
     /// The worst so far.
@@ -88,15 +94,15 @@ pub struct Incident {
 
 impl Incident {
     pub(super) fn alert(&mut self, at: Timestamp, status: Status, message: String) -> Alert {
-        self.messages += 1;
+        self.messages = self.messages.saturating_add(1);
         self.last_message = at;
         self.untold = 0;
         let mut evidence = self.evidence.clone();
         if self.chain.len() > 1 {
             evidence.insert("chain".into(), self.chain.iter().map(Link::value).collect());
         }
-        // A condition of samples has no other witness.
-        if self.by_silence() {
+        // A condition of samples has no other witness, and those of an earlier run are in the evidence.
+        if self.by_silence() && !self.witnesses.is_empty() {
             evidence.insert("witnesses".into(), json!(self.witnesses));
         }
         if !self.disagreements.is_empty() {
@@ -111,7 +117,7 @@ impl Incident {
             at,
             status,
             severity: self.severity,
-            metric: self.metric.into(),
+            metric: self.metric.clone(),
             value: self.value,
             threshold: self.threshold,
             message,
@@ -167,7 +173,7 @@ impl Incident {
         self.members.push(member);
         if takes_over {
             self.speaker = self.members.len() - 1;
-            (self.metric, self.labels) = (finding.metric, finding.labels.clone());
+            (self.metric, self.labels) = (finding.metric.into(), finding.labels.clone());
             // Nobody has confirmed or denied this one.
             self.witnesses.clear();
             self.disagreements.clear();
