@@ -172,7 +172,7 @@ fn optional_keys_are_read() {
     assert_eq!(alerting.discord.as_ref().unwrap().webhook_url.reveal(), "https://example.org/x");
     assert_eq!(alerting.webhook.as_ref().unwrap().headers["Authorization"].reveal(), "Bearer 1:a");
     assert_eq!(alerting.syslog.as_ref().unwrap().facility.0, 3);
-    assert_eq!(alerting.templates.by_channel.len(), 6);
+    assert_eq!(alerting.templates.by_channel.len(), 11);
     let [weekly, once] = alerting.silences.as_slice() else { panic!("{:?}", alerting.silences) };
     assert_eq!((weekly.id.as_str(), weekly.comment.as_str()), ("config-1", "weekly backup"));
     assert_eq!(weekly.window.to_string(), "sat, sun 22:00 to 06:00 Europe/Berlin");
@@ -408,6 +408,16 @@ fn garbled_files_never_panic_and_never_show_variables() {
         }
     }
     assert!(refused > 500, "only {refused} of 1500 are refused: the mutations are too mild");
+}
+
+#[test]
+fn deep_templates_are_refused() {
+    for (open, close) in [("(", ")"), ("[", "]"), ("not ", ""), ("{}|default(", ")"), ("x if ", " else x")] {
+        let template = format!("{{{{ {}message{} }}}}", open.repeat(20_000), close.repeat(20_000));
+        bad(&format!("[alerting.templates]\ndefault = '{template}'"));
+    }
+    let blocks = format!("{}{}", "{% if message %}".repeat(20_000), "{% endif %}".repeat(20_000));
+    bad(&format!("[alerting.templates]\ndefault = '{blocks}'"));
 }
 
 #[test]

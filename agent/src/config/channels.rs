@@ -16,8 +16,9 @@ use super::{
 };
 use crate::model::Severity;
 
-/// Channels that can have a template of their own.
-const CHANNELS: [&str; 6] = ["discord", "slack", "telegram", "email", "webhook", "syslog"];
+/// Channels that can have a template of their own: all but the terminal.
+const CHANNELS: [&str; 11] =
+    ["discord", "slack", "telegram", "email", "webhook", "syslog", "alertmanager", "pagerduty", "opsgenie", "teams", "ntfy"];
 
 const PARSE_MODES: [(&str, ParseMode); 2] = [("HTML", ParseMode::Html), ("MarkdownV2", ParseMode::MarkdownV2)];
 
@@ -89,7 +90,8 @@ fn escalation(s: &mut Section<'_>) -> Escalation {
 }
 
 fn templates(s: &mut Section<'_>) -> Templates {
-    let mut template = |key| s.optional(key, "a message template", text::template);
+    // The body of a webhook is data.
+    let mut template = |key| s.template(key, key == "webhook");
     Templates {
         default: template("default"),
         by_channel: CHANNELS.into_iter().filter_map(|channel| Some((channel.to_owned(), template(channel)?))).collect(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::reader::{MAX_LIST, Section};
 use super::value::Form;
-use super::{Pattern, Secret, text};
+use super::{Pattern, Secret, templates, text};
 use crate::model::{Severities, Severity};
 
 /// Above `.0`, and up to and with `.1`.
@@ -197,6 +197,18 @@ impl Section<'_> {
         check: impl FnOnce(&str) -> Result<String, String>,
     ) -> Option<String> {
         self.required(key, &Form::new("a string or an integer", right), |value| value.id_as(check))
+    }
+
+    /// The template of a message; `makes_json` where what it makes must be JSON.
+    pub(super) fn template(&mut self, key: &'static str, makes_json: bool) -> Option<String> {
+        let form = Form::new("a string", "a Jinja template with the names that config.toml lists").optional();
+        let check = |text: &str, may_quote: bool| {
+            if text.trim().is_empty() {
+                return Err("is empty".into());
+            }
+            templates::check(text, makes_json, may_quote)
+        };
+        self.read(key, &form, |value| value.template_as(check))
     }
 
     pub(super) fn path(&mut self, key: &'static str, default: PathBuf) -> PathBuf {

@@ -13,6 +13,7 @@ mod reader;
 mod secret;
 mod sections;
 mod silences;
+pub mod templates;
 mod text;
 mod value;
 

@@ -134,7 +134,7 @@ impl Unknown {
 }
 
 /// The name a mistyped one was meant to be: at most a third of its letters differ.
-fn nearest(name: &str, candidates: &[&'static str]) -> Option<&'static str> {
+pub(super) fn nearest(name: &str, candidates: &[&'static str]) -> Option<&'static str> {
     // The distance takes time by the product of both lengths.
     if name.len() > 64 {
         return None;

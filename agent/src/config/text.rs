@@ -45,14 +45,6 @@ pub(super) fn line_or_empty(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// Text of several lines.
-pub(super) fn template(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
-        return Err("is empty".into());
-    }
-    Ok(text.into())
-}
-
 /// Text without blanks and control characters.
 pub(super) fn word(text: &str) -> Result<String, String> {
     let word = line(text)?;

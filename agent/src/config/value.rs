@@ -125,6 +125,14 @@ impl<'a, 'f> Value<'a, 'f> {
         convert(&text.value).map_err(|reason| self.wrong(format_args!("{} {reason}", text.shown)))
     }
 
+    /// As [`text_as`](Self::text_as), of a text that may be quoted in part: `convert` is told whether that is so, which it is unless a
+    /// variable was put in.
+    pub(super) fn template_as<T>(&self, convert: impl FnOnce(&str, bool) -> Result<T, String>) -> Result<T, String> {
+        let text = self.text()?;
+        let may_quote = matches!(text.value, Cow::Borrowed(_));
+        convert(&text.value, may_quote).map_err(|reason| self.wrong(format_args!("{} {reason}", text.shown)))
+    }
+
     /// As [`text_as`](Self::text_as); an integer, too, is taken as the string of its digits.
     pub(super) fn id_as<T>(&self, convert: impl FnOnce(&str) -> Result<T, String>) -> Result<T, String> {
         match self.value {

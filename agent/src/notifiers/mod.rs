@@ -12,6 +12,7 @@ mod slack;
 mod syslog;
 mod teams;
 mod telegram;
+mod template;
 mod terminal;
 mod text;
 mod webhook;

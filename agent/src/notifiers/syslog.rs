@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::UnixDatagram;
 
 use super::card::remarks;
+use super::template::{Escape, Template};
 use super::text::{clip, escape, number, prefix, push_labels, push_pair, zoned};
 use super::{Accepted, Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending, Updates};
 use crate::config::SyslogFacility;
@@ -22,7 +23,12 @@ pub(super) const ROW: Row = Row {
     build: |config, _| {
         Ok(config.alerting.syslog.as_ref().map(|syslog| Channel {
             name: ROW.name,
-            notifier: Box::new(Syslog { facility: syslog.facility, tag: syslog.tag.clone(), path: syslog.socket.clone() }),
+            notifier: Box::new(Syslog {
+                facility: syslog.facility,
+                tag: syslog.tag.clone(),
+                path: syslog.socket.clone(),
+                template: Template::of(config, ROW.name),
+            }),
             severities: syslog.severities,
             retry: RETRY,
             updates: Updates::Separate,
@@ -46,14 +52,35 @@ struct Syslog {
     facility: SyslogFacility,
     tag: String,
     path: PathBuf,
+    template: Option<Template>,
 }
 
 impl Syslog {
-    fn line(&self, alert: &Alert, sender: &Sender) -> String {
+    fn start(&self, alert: &Alert, sender: &Sender) -> String {
         let priority = u16::from(self.facility.0) * 8 + level(alert);
         let at = zoned(alert.at, &sender.time_zone).strftime("%b %e %H:%M:%S");
         let mut line = String::with_capacity(512);
         let _ = write!(line, "<{priority}>{at} {}[{}]: ", escape(&self.tag), sender.pid);
+        line
+    }
+
+    /// The lines of a template: a text of several is as many.
+    fn templated(&self, message: &Message, sender: &Sender) -> Option<Vec<String>> {
+        let texts = self.template.as_ref()?.render_each(message, sender, Escape::None)?;
+        let mut lines = Vec::new();
+        // Either one text for each alert, or one for all, which is as bad as the worst.
+        let alerts = message.alerts().collect::<Vec<_>>();
+        for (index, text) in texts.iter().enumerate() {
+            let alert = if texts.len() == alerts.len() { alerts.get(index).copied() } else { message.lead() };
+            let start = self.start(alert?, sender);
+            let says = text.lines().filter(|line| !line.trim().is_empty());
+            lines.extend(says.map(|line| clip(&format!("{start}{}", escape(line)), LINE_MAX).into_owned()));
+        }
+        Some(lines)
+    }
+
+    fn line(&self, alert: &Alert, sender: &Sender) -> String {
+        let mut line = self.start(alert, sender);
         line.push_str(prefix(alert));
         line.push_str(&escape(&clip(&alert.message, MESSAGE_MAX)));
         let mut pair = |name: &str, value: &str| {
@@ -85,13 +112,14 @@ impl Syslog {
 
 impl Notifier for Syslog {
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
-        let mut lines: Vec<_> = message.news.iter().map(|news| self.line(&news.alert, sender)).collect();
+        let templated = self.templated(message, sender);
+        let says_remarks = templated.is_some() && self.template.as_ref().is_some_and(|template| template.names_remarks);
+        let built_in = || message.news.iter().map(|news| self.line(&news.alert, sender)).collect();
+        let mut lines: Vec<String> = templated.unwrap_or_else(built_in);
         if let (Some(news), remarks) = (message.news.last(), remarks(message))
-            && !remarks.is_empty()
+            && !(remarks.is_empty() || says_remarks)
         {
-            let at = zoned(news.alert.at, &sender.time_zone).strftime("%b %e %H:%M:%S");
-            let priority = u16::from(self.facility.0) * 8 + level(&news.alert);
-            let line = format!("<{priority}>{at} {}[{}]: {}", escape(&self.tag), sender.pid, remarks.join("; "));
+            let line = format!("{}{}", self.start(&news.alert, sender), remarks.join("; "));
             lines.push(clip(&line, LINE_MAX).into_owned());
         }
         Rendered { parts: lines.into_iter().map(Into::into).collect(), ..Rendered::of(message, "") }

@@ -1,6 +1,7 @@
 //! Any HTTP receiver: one request with a JSON body for each message.
 //!
-//! A message of several alerts has the fields of the one that leads, and all of them under `evidence.group`.
+//! A message of several alerts has the fields of the one that leads, and all of them under `evidence.group`. A template is the whole body;
+//! one that does not name `alerts` makes a request for each of them.
 
 use std::borrow::Cow;
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::card::remarks;
 use super::http::{Clients, Endpoint, idempotency, sensitive};
+use super::template::{Escape, Template};
 use super::text::zoned;
 use super::{Accepted, BuildError, Channel, Notifier, Rendered, Retry, Row, SendError, Sender, Sending, Updates};
 use crate::config::{self, WebhookMethod};
@@ -21,7 +23,8 @@ pub(super) const ROW: Row = Row {
     summary: "JSON to an HTTP receiver",
     build: |config, clients| {
         let Some(webhook) = &config.alerting.webhook else { return Ok(None) };
-        let notifier = Webhook::new(webhook, clients).map_err(|reason| BuildError { channel: ROW.name, reason })?;
+        let template = Template::of(config, ROW.name);
+        let notifier = Webhook::new(webhook, clients, template).map_err(|reason| BuildError { channel: ROW.name, reason })?;
         Ok(Some(Channel {
             name: ROW.name,
             notifier: Box::new(notifier),
@@ -38,32 +41,43 @@ struct Webhook {
     endpoint: Endpoint,
     method: Method,
     headers: HeaderMap,
+    template: Option<Template>,
 }
 
 impl Webhook {
-    fn new(webhook: &config::Webhook, clients: &Clients) -> Result<Self, String> {
+    fn new(webhook: &config::Webhook, clients: &Clients, template: Option<Template>) -> Result<Self, String> {
         let endpoint = Endpoint::new(clients, "alerting.webhook.url", &webhook.url, webhook.timeout)?;
         let method = match webhook.method {
             WebhookMethod::Post => Method::POST,
             WebhookMethod::Put => Method::PUT,
             WebhookMethod::Patch => Method::PATCH,
         };
-        Ok(Self { endpoint, method, headers: headers(webhook)? })
+        Ok(Self { endpoint, method, headers: headers(webhook)?, template })
     }
 
+    /// One request for each part; those after the first have the key of the message with their number.
     async fn request(&self, message: &Rendered) -> Result<Accepted, SendError> {
-        let mut headers = self.headers.clone();
-        headers.extend(idempotency(&message.delivery)?);
-        let request = self.endpoint.request(self.method.clone()).headers(headers).body(message.text());
-        let answer = self.endpoint.call(request).await?;
-        self.endpoint.judge(&answer)?;
-        Ok(Accepted { reference: None, answer: answer.shown() })
+        let mut accepted = Accepted::default();
+        for (number, part) in (1..).zip(&message.parts) {
+            let mut headers = self.headers.clone();
+            let key = if number == 1 { message.delivery.clone() } else { format!("{}.{number}", message.delivery) };
+            headers.extend(idempotency(&key)?);
+            let request = self.endpoint.request(self.method.clone()).headers(headers).body(part.clone());
+            let answer = self.endpoint.call(request).await?;
+            self.endpoint.judge(&answer)?;
+            accepted.answer = answer.shown();
+        }
+        Ok(accepted)
     }
 }
 
 impl Notifier for Webhook {
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
         let Some(alert) = message.lead() else { return Rendered::of(message, "") };
+        let templated = self.template.as_ref().and_then(|template| template.render_each(message, sender, Escape::Json));
+        if let Some(bodies) = templated {
+            return Rendered { parts: bodies.into_iter().map(Into::into).collect(), ..Rendered::of(message, "") };
+        }
         let body = Body {
             id: &alert.id,
             delivery: &message.delivery,

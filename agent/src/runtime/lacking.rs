@@ -17,9 +17,6 @@ pub fn lacking(config: &Config) -> Vec<String> {
         let name = &other.metric;
         note(true, &format!("thresholds.overrides: there is no metric {name:?}; docs/metrics.md lists those there are"));
     }
-    let templates = &config.alerting.templates;
-    let templates = templates.default.is_some() || !templates.by_channel.is_empty();
-    note(templates, "alerting.templates are set, but this version has its built-in text only");
     let channels = notifiers::unavailable(config).into_iter();
     lacking.extend(channels.map(|name| format!("alerting.{name} is enabled, but this version has no such channel yet")));
     lacking
@@ -58,6 +55,10 @@ mod tests {
         let config = crate::config::parse(text, Path::new("t.toml"), &|_| None).unwrap();
         let lacking = lacking(&config);
         let keys = ["alerting.templates "];
+        let text = "[alerting.slack]\nenabled = true\nwebhook_url = \"https://x\"\n";
+        let config = crate::config::parse(text, Path::new("t.toml"), &|_| None).unwrap();
+        let lacking = lacking(&config);
+        let keys = ["alerting.slack "];
         assert_eq!(lacking.len(), keys.len());
         assert!(lacking.iter().zip(keys).all(|(sentence, key)| sentence.starts_with(key)), "{lacking:?}");
     }

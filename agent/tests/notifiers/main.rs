@@ -15,6 +15,7 @@ mod slack;
 mod syslog;
 mod teams;
 mod telegram;
+mod templates;
 mod terminal;
 mod webhook;
 
