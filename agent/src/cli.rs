@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::LogLevel;
+use crate::model::{Severity, Timestamp};
 
 /// Where the configuration is where nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/sysops-agent/config.toml";
@@ -48,6 +49,29 @@ order: the score, from 0 to 1, says how unusual the value is after those before 
 
 Exit status: 0; 1 when the configuration is bad or the file cannot be read; 3 when bad lines were left out, which are told of.";
 
+const ALERTS_HELP: &str = "\
+It reads alerts.db in the data_dir, whether the agent runs or not. Under each alert stand the incident's id and what came of it at each
+channel: accepted, waits, given up and why.
+
+--json prints an object a line with the keys of the webhook's body and number, silenced_by, channels.
+
+Exit status: 0; 1 when the outbox cannot be read or the configuration is bad.";
+
+const SILENCE_HELP: &str = "\
+A MATCHER is NAME=VALUE, NAME!=VALUE, NAME=~REGEX or NAME!~REGEX; NAME is a label of the alert, metric, severity or hostname, and a regular
+expression has to match the whole value. Alerts that all of them match are kept back while the silence lasts; an incident that goes on
+when it ends is told then, and the end of one that was told before is told in any case.
+
+  sysops-agent silence add --for 2h --comment 'disk is being replaced' device=sdb metric=~'disk_.*|kernel_block_.*'
+
+Silences that come again every week stand in the configuration.";
+
+const TEST_HELP: &str = "\
+A message that says that it is a test goes to every channel that the configuration enables, or to those named, whatever their
+severities and limits; once, without a further attempt. What the service answered is printed, a line for each channel.
+
+Exit status: 0 when every channel accepted it, 1 when one did not, or the configuration is bad.";
+
 /// Watches a Linux host through eBPF and /proc and sends alerts that hold the evidence.
 #[derive(Debug, Parser)]
 #[command(name = "sysops-agent", version, about, args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
@@ -88,6 +112,9 @@ pub struct Run {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// List alerts and what came of them at each channel, from disk
+    #[command(after_help = ALERTS_HELP)]
+    Alerts(Alerts),
     /// Tell for each signal which source is active, which better one is not, why, and what to do
     #[command(after_help = "Exit status: 0 when every signal has a source, 1 when one has none or the configuration is bad.")]
     Doctor(Doctor),
@@ -100,9 +127,98 @@ pub enum Command {
     /// Find in log files what the patterns for logs, built-in and of the configuration, match
     #[command(after_help = SCAN_HELP)]
     Scan(Scan),
+    /// Keep alerts back for a while: add, list, rm
+    Silence(Silence),
+    /// Send a sample to the channels and print what each service answered
+    #[command(after_help = TEST_HELP)]
+    TestAlert(TestAlert),
     /// Show the host's state, its busiest processes, kernel events and open alerts on one screen
     #[command(after_help = TOP_HELP)]
     Top(Top),
+}
+
+/// Options of `alerts`.
+#[derive(Clone, Debug, Args)]
+pub struct Alerts {
+    /// Only the latest alert of each incident that is not over
+    #[arg(long)]
+    pub open: bool,
+    /// How far back: a number with m, h, d or w
+    #[arg(short, long, value_name = "TIME", value_parser = ago)]
+    pub since: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Configuration file, which says where the outbox is; the defaults where it does not exist
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Options of `silence`.
+#[derive(Clone, Debug, Args)]
+pub struct Silence {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: SilenceAction,
+    /// Configuration file, which says where the outbox is; the defaults where it does not exist
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+}
+
+/// What to do with silences.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SilenceAction {
+    /// Make one, and print its id
+    #[command(after_help = SILENCE_HELP)]
+    Add(SilenceAdd),
+    /// List those of the configuration and of the command line
+    List {
+        /// Also those that are over
+        #[arg(long)]
+        all: bool,
+    },
+    /// Remove one that was made on the command line
+    Rm {
+        /// Its id
+        id: String,
+    },
+}
+
+/// Options of `silence add`.
+#[derive(Clone, Debug, Args)]
+pub struct SilenceAdd {
+    /// Which alerts
+    #[arg(required = true, value_name = "MATCHER")]
+    pub matchers: Vec<String>,
+    /// How long: a number with m, h, d or w
+    #[arg(long = "for", value_name = "TIME", value_parser = ago, conflicts_with = "ends", required_unless_present = "ends")]
+    pub duration: Option<Duration>,
+    /// When it begins, as 2026-02-22T16:30:00+09:00; at once where it is left out
+    #[arg(long, value_name = "RFC3339", value_parser = rfc3339)]
+    pub starts: Option<Timestamp>,
+    /// When it ends
+    #[arg(long, value_name = "RFC3339", value_parser = rfc3339)]
+    pub ends: Option<Timestamp>,
+    /// Why
+    #[arg(long, default_value = "")]
+    pub comment: String,
+}
+
+/// Options of `test-alert`.
+#[derive(Clone, Debug, Args)]
+pub struct TestAlert {
+    /// Only this channel; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub channel: Vec<String>,
+    /// How bad the sample is: info, warn, critical or emergency
+    #[arg(long, value_name = "SEVERITY", default_value = "warn", value_parser = severity)]
+    pub severity: Severity,
+    /// Also send its end, so that nothing stays open
+    #[arg(long)]
+    pub resolve: bool,
+    /// Configuration file
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
 }
 
 /// Options of `history`.
@@ -205,6 +321,15 @@ fn ago(text: &str) -> Result<Duration, String> {
         text.get(..text.len() - 1)?.parse::<u32>().ok().filter(|number| *number > 0).map(|number| u64::from(number) * unit)
     };
     seconds().map(Duration::from_secs).ok_or_else(|| "write a number with m, h, d or w, as in 90m, 6h or 2d".to_owned())
+}
+
+fn severity(name: &str) -> Result<Severity, String> {
+    name.parse().map_err(|()| format!("write one of {}", Severity::ALL.map(Severity::as_str).join(", ")))
+}
+
+fn rfc3339(text: &str) -> Result<Timestamp, String> {
+    let time: jiff::Timestamp = text.parse().map_err(|_| "write a time such as 2026-02-22T16:30:00+09:00".to_owned())?;
+    i64::try_from(time.as_nanosecond()).map(Timestamp::from_nanos).map_err(|_| "is outside the years 1678 to 2262".to_owned())
 }
 
 fn log_level(name: &str) -> Result<LogLevel, String> {

@@ -41,6 +41,7 @@ pub use lacking::lacking;
 pub use log::log_to_stderr;
 pub use log_reading::{METRICS as LOG_METRICS, try_logs};
 use outlet::Outlet;
+pub use outlet::sender;
 pub use overhead::METRICS as OVERHEAD_METRICS;
 use overhead::Overhead;
 use positions::Positions;
@@ -95,6 +96,10 @@ async fn serve(mut config: Config, path: &Path, probe_log: bool) -> anyhow::Resu
     let mut storing = Storing::start(&config, &mut core.engine).await?;
     let positions = Positions::load(&config);
     let mut sources = Sources::start(&config, &queue, probe_log, &positions)?;
+    // What an earlier run told of and did not see end goes on, or is told to be over.
+    for alert in std::mem::take(&mut outlet.open) {
+        core.engine.restore(host::now(), &alert);
+    }
     let mut overhead = Overhead::new(&config);
     let queued = SeriesKey::new(&QUEUED, Labels::new());
     let mut endpoint = Endpoint::open(&config);

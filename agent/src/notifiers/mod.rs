@@ -186,12 +186,6 @@ pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {
     (channels, errors)
 }
 
-/// Channels that the configuration enables and this version does not have, in the order of the configuration file.
-pub fn unavailable(config: &Config) -> Vec<&'static str> {
-    let alerting = &config.alerting;
-    [("email", alerting.email.is_some())].into_iter().filter_map(|(name, enabled)| enabled.then_some(name)).collect()
-}
-
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Channel")
