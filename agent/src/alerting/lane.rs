@@ -258,6 +258,14 @@ impl Lane {
         });
     }
 
+    /// An incident is over, and the channel is not told so.
+    pub(super) fn forget(&self, incident: &str) {
+        if self.state().threads.forget(incident) {
+            let over = vec![incident.to_owned()];
+            self.outbox.change(Change::Told { channel: self.name, told: Vec::new(), over, references: None });
+        }
+    }
+
     /// The fate of what was under way is known.
     pub(super) fn settle(&self) {
         let mut state = self.state();

@@ -69,6 +69,8 @@ pub struct Router {
     /// By incident its latest alert, with its number: kept back by a silence.
     silenced: BTreeMap<String, (u64, Arc<Alert>)>,
     silenced_count: u64,
+    /// Whether ends are told.
+    recovery: bool,
     looked: Timestamp,
     next_seq: u64,
 }
@@ -86,6 +88,7 @@ impl Router {
             commanded: restored.silences,
             silenced: restored.silenced.into_iter().map(|(seq, alert)| (alert.id.clone(), (seq, alert))).collect(),
             silenced_count: 0,
+            recovery: config.recovery_enabled,
             looked: Timestamp::default(),
             next_seq: restored.next_seq.max(1),
         };
@@ -125,6 +128,7 @@ impl Router {
         };
         self.overall().resize(config.max_alerts_per_hour_overall);
         self.configured.clone_from(&config.silences);
+        self.recovery = config.recovery_enabled;
         self.take_silences();
         let mut before = std::mem::take(&mut self.lanes);
         let mut new = Vec::new();
@@ -178,6 +182,10 @@ impl Router {
         let silence = self.silences.silencing(&alert, &self.sender.hostname, at).filter(|_| !is_over);
         let silenced = silence.map(|silence| silence.id.clone());
         self.silenced.remove(&alert.id);
+        if is_over && !self.recovery {
+            self.lanes.iter().for_each(|lane| lane.forget(&alert.id));
+            return self.outbox.change(Change::Alert { seq, alert, channels: Vec::new(), silenced });
+        }
         let is_silenced = silenced.is_some();
         if is_silenced {
             self.silenced_count += 1;

@@ -76,6 +76,14 @@ impl Threads {
             && told.is_some_and(|told| self.references.contains_key(&told.thread) && !is_worse(alert, &told.alert))
     }
 
+    /// An incident is over; whether the channel has been told of it.
+    pub(super) fn forget(&mut self, incident: &str) -> bool {
+        let was_told = self.told.remove(incident).is_some();
+        let told = &self.told;
+        self.references.retain(|thread, _| told.values().any(|told| told.thread == *thread));
+        was_told
+    }
+
     /// What is told and not over, as news of itself.
     pub(super) fn standing(&self) -> Vec<News> {
         let news = |told: &Told| News { alert: Arc::clone(&told.alert), previous: Some(Arc::clone(&told.alert)), superseded: 0 };

@@ -61,7 +61,6 @@ pub struct Incidents {
     hostname: String,
     min_interval: Duration,
     dedup_window: Duration,
-    recovery_enabled: bool,
     escalation: Escalation,
     last_tick: Option<Timestamp>,
     /// In the order in which they were opened.
@@ -80,7 +79,6 @@ impl Incidents {
             hostname: hostname.to_owned(),
             min_interval: Duration::ZERO,
             dedup_window: Duration::ZERO,
-            recovery_enabled: true,
             escalation: Escalation::default(),
             last_tick: None,
             open: BTreeMap::new(),
@@ -97,7 +95,6 @@ impl Incidents {
     pub(super) fn reconfigure(&mut self, config: &Config) {
         self.min_interval = config.alerting.min_interval;
         self.dedup_window = config.alerting.dedup_window;
-        self.recovery_enabled = config.alerting.recovery_enabled;
         self.escalation = config.alerting.escalation.clone();
     }
 
@@ -297,10 +294,8 @@ impl Incidents {
 
     fn close(&mut self, at: Timestamp, serial: u64, message: String, alerts: &mut Vec<Alert>) {
         let Some(mut incident) = self.remove(serial) else { return };
-        if self.recovery_enabled {
-            alerts.push(incident.alert(at, Status::Resolved, format!("[RESOLVED] {message}")));
-            self.counts.resolved += 1;
-        }
+        alerts.push(incident.alert(at, Status::Resolved, message));
+        self.counts.resolved += 1;
     }
 
     /// Ends the incidents whose events have stopped, and makes worse what goes on.

@@ -56,7 +56,7 @@ fn a_condition_goes_on_and_ends_as_usual() {
     assert_eq!(told, [(Firing, Severity::Warn), (Updated, Severity::Critical), (Resolved, Severity::Critical)]);
     assert_one_incident(&host.alerts);
     let end = host.alerts[2].clone();
-    assert_eq!(end.message, "[RESOLVED] CPU usage back to 50.0% (threshold 90%)");
+    assert_eq!(end.message, "CPU usage back to 50.0% (threshold 90%)");
     assert_eq!(end.duration, end.at.since(Host::time(0)), "since it began in the run before");
     assert_eq!(host.engine.open_incidents().count(), 0);
     // What begins now is another one.
@@ -75,7 +75,7 @@ fn a_condition_of_which_nothing_is_heard_is_over() {
     host.samples(&cpu(), 10, &[50.0; 2]);
     let end = host.alerts.last().unwrap();
     assert_eq!((end.status, end.at), (Resolved, Host::time(began + 600)));
-    assert_eq!(end.message, "[RESOLVED] CPU usage 92.0% exceeds threshold 90% for 1 min: not seen since the agent started again");
+    assert_eq!(end.message, "CPU usage 92.0% exceeds threshold 90% for 1 min: not seen since the agent started again");
     assert_one_incident(&host.alerts);
     assert_eq!(host.engine.stats().alerts_firing, 0);
 }

@@ -59,7 +59,7 @@ fn series_in_alerts_out() {
             &[91.0, 89.0, 85.1, 91.0, 85.0],
             &[
                 is(Firing, "warn Disk usage of /var 91.0% exceeds threshold 90%"),
-                is(Resolved, "warn [RESOLVED] Disk usage of /var back to 85.0% (threshold 90%)"),
+                is(Resolved, "warn Disk usage of /var back to 85.0% (threshold 90%)"),
             ],
         ),
         (
@@ -83,7 +83,7 @@ fn series_in_alerts_out() {
             &[85.0, 10.0],
             &[
                 is(Firing, "warn File descriptor usage of nginx (pid 7) 85.0% exceeds threshold 80%"),
-                is(Resolved, "warn [RESOLVED] File descriptor usage of nginx (pid 7) back to 10.0% (threshold 80%)"),
+                is(Resolved, "warn File descriptor usage of nginx (pid 7) back to 10.0% (threshold 80%)"),
             ],
         ),
     ];
@@ -103,7 +103,7 @@ fn the_value_must_stay_down_for_the_hold_time() {
     assert_eq!(host.told(), []);
     assert_eq!(host.engine.open_incidents().count(), 1);
     host.samples(&cpu, 10, &[62.0]);
-    assert_eq!(host.told(), [is(Resolved, "warn [RESOLVED] CPU usage back to 62.0% (threshold 90%)")]);
+    assert_eq!(host.told(), [is(Resolved, "warn CPU usage back to 62.0% (threshold 90%)")]);
     assert_eq!(host.engine.open_incidents().count(), 0);
 }
 
@@ -141,7 +141,7 @@ fn a_series_that_stops_arriving_ends_its_incident() {
     host.wait(1);
     assert_eq!(
         host.told(),
-        [is(Resolved, "critical [RESOLVED] Disk usage of /mnt/usb is no longer reported (last 96.0%, threshold 90%)")]
+        [is(Resolved, "critical Disk usage of /mnt/usb is no longer reported (last 96.0%, threshold 90%)")]
     );
 }
 
@@ -181,12 +181,12 @@ fn a_new_configuration_keeps_what_is_open() {
     host.samples(&disk, 60, &[92.0]);
     let resolved = host.only();
     assert_eq!((resolved.id, resolved.status), (fired.id, Resolved));
-    assert_eq!(resolved.message, "[RESOLVED] Disk usage of / back to 92.0% (threshold 98%)");
-    config.alerting.recovery_enabled = false;
+    assert_eq!(resolved.message, "Disk usage of / back to 92.0% (threshold 98%)");
     config.thresholds.disk_percent = 3.0;
     host.engine.reconfigure(&config);
-    host.samples(&disk, 60, &[4.0, 0.0, 0.0, 0.0]);
+    host.samples(&disk, 60, &[4.0]);
     assert_eq!(host.told(), [is(Firing, "warn Disk usage of / 4.0% exceeds threshold 3%")]);
+    host.samples(&disk, 60, &[0.0, 0.0, 0.0]);
     assert_eq!(host.engine.open_incidents().count(), 0);
 }
 
@@ -210,7 +210,7 @@ fn a_mount_may_have_limits_of_its_own() {
     let expected = [
         is(Firing, "warn Disk usage of /backup/2 97.0% reaches threshold 97%"),
         is(Updated, "critical Disk usage of /backup/2 99.0% exceeds threshold 97% for 1 min"),
-        is(Resolved, "critical [RESOLVED] Disk usage of /backup/2 back to 96.0% (threshold 97%)"),
+        is(Resolved, "critical Disk usage of /backup/2 back to 96.0% (threshold 97%)"),
     ];
     assert_eq!(host.told(), expected);
     host.samples(&other, 60, &[90.0]);
@@ -237,7 +237,7 @@ fn a_metric_without_a_limit_can_be_given_one_on_either_side() {
     let expected = [
         is(Firing, "warn memory_available_bytes 1.8 GiB is below threshold 1.9 GiB"),
         is(Updated, "critical memory_available_bytes 953.7 MiB is below threshold 1.9 GiB for 10 s"),
-        is(Resolved, "critical [RESOLVED] memory_available_bytes back to 2.0 GiB (threshold 1.9 GiB)"),
+        is(Resolved, "critical memory_available_bytes back to 2.0 GiB (threshold 1.9 GiB)"),
     ];
     assert_eq!(host.told(), expected);
 }
@@ -249,7 +249,7 @@ fn a_limit_can_be_lifted_while_it_is_passed() {
     assert_eq!(host.told().len(), 1);
     host.engine.reconfigure(&configured("{ metric = 'disk_usage_percent', enabled = false }"));
     host.samples(&disk, 60, &[99.0]);
-    let said = is(Resolved, "warn [RESOLVED] Disk usage of / has no limit any more (last 92.0%, threshold 90%)");
+    let said = is(Resolved, "warn Disk usage of / has no limit any more (last 92.0%, threshold 90%)");
     assert_eq!(host.told(), [said]);
     host.engine.reconfigure(&Config::default());
     host.samples(&disk, 60, &[91.0]);

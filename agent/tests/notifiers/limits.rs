@@ -364,3 +364,13 @@ async fn a_service_that_forgets_is_told_again_of_what_is_not_over() {
     assert_eq!(shapes[..3], ["new: i-a critical firing", "new: i-b critical firing", "new: i-b critical resolved"]);
     assert_eq!(shapes[3..], ["new: i-a critical firing"; 3], "three times in three minutes");
 }
+
+#[tokio::test]
+async fn recovery_can_be_switched_off() {
+    let mut bench = Bench::new(Updates::Separate, &Alerting { recovery_enabled: false, ..unlimited() });
+    bench.tell(numbered("a")).await;
+    bench.tell(again(2, Status::Resolved, numbered("a"))).await;
+    bench.tell(numbered("a")).await;
+    let statuses: Vec<_> = bench.sent().iter().map(|message| message.news[0].alert.status).collect();
+    assert_eq!(statuses, [Status::Firing; 2]);
+}

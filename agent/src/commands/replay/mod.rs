@@ -21,7 +21,7 @@ use crate::cli::Replay;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::score::Scorer;
-use crate::model::{Kind, Labels, Observation, Sample, Samples, SeriesKey, Timestamp};
+use crate::model::{Kind, Labels, Observation, Sample, Samples, SeriesKey, Status, Timestamp};
 use columns::Columns;
 use names::Names;
 use time::Ticks;
@@ -58,6 +58,7 @@ pub fn run(options: &Replay) -> anyhow::Result<ExitCode> {
     let mut replay = Replaying {
         engine: Engine::new(&config, hostname),
         ticks: Ticks::default(),
+        recovery_enabled: config.alerting.recovery_enabled,
         writer: Writer::new(io::BufWriter::with_capacity(1 << 16, io::stdout().lock()), hostname),
         names: Names::new(),
         scores: options.scores.then(HashMap::new),
@@ -93,6 +94,8 @@ struct Replaying<W: Write> {
     engine: Engine,
     ticks: Ticks,
     writer: Writer<W>,
+    /// Whether ends are told.
+    recovery_enabled: bool,
     names: Names,
     /// By series; `None` where nobody asked.
     scores: Option<HashMap<SeriesKey, Scored>>,
@@ -225,7 +228,8 @@ impl<W: Write> Replaying<W> {
         for finding in findings.drain(..) {
             self.writer.finding(at, &finding)?;
         }
-        for alert in alerts.drain(..) {
+        let recovery = self.recovery_enabled;
+        for alert in alerts.drain(..).filter(|alert| recovery || alert.status != Status::Resolved) {
             self.writer.alert(&alert)?;
         }
         Ok(())
