@@ -208,7 +208,15 @@ fn every_alert_arrives_once_and_in_order_over_an_outage_and_kills() {
         sender.child().kill().unwrap();
         assert_eq!(sender.child().wait().unwrap().signal(), Some(9), "it was killed and did not fail");
         kills += 1;
-        receiver.mood.store(match kills { 0..5 => BLACK_HOLE, 5..8 => FAILING, 8..20 => SLOW, _ => WELL }, Ordering::SeqCst);
+        receiver.mood.store(
+            match kills {
+                0..5 => BLACK_HOLE,
+                5..8 => FAILING,
+                8..20 => SLOW,
+                _ => WELL,
+            },
+            Ordering::SeqCst,
+        );
     }
     assert!(kills >= 8, "it was killed {kills} times");
 

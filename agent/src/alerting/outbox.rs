@@ -164,7 +164,7 @@ impl Outbox {
 
     /// Waits until all changes so far are on disk, or patience has run out. A disk that was too slow is not waited for again before it
     /// has answered.
-    pub(super) async fn synced(&self) {
+    pub async fn synced(&self) {
         if self.feed.is_none() || self.stats.is_late.load(Relaxed) {
             return;
         }

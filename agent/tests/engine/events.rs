@@ -52,10 +52,7 @@ fn repetitions_are_folded() {
     host.wait(600);
     assert_eq!(
         host.told(),
-        [is(
-            Resolved,
-            "warn Slow read on sda: 250 ms: not seen again for 10 min, after 700 events within 11 min 39 s"
-        )]
+        [is(Resolved, "warn Slow read on sda: 250 ms: not seen again for 10 min, after 700 events within 11 min 39 s")]
     );
 }
 

@@ -139,10 +139,7 @@ fn a_series_that_stops_arriving_ends_its_incident() {
     host.wait(120);
     assert_eq!(host.told(), []);
     host.wait(1);
-    assert_eq!(
-        host.told(),
-        [is(Resolved, "critical Disk usage of /mnt/usb is no longer reported (last 96.0%, threshold 90%)")]
-    );
+    assert_eq!(host.told(), [is(Resolved, "critical Disk usage of /mnt/usb is no longer reported (last 96.0%, threshold 90%)")]);
 }
 
 #[test]
