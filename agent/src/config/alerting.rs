@@ -230,26 +230,17 @@ pub struct Email {
     pub severities: Severities,
 }
 
-/// Method of the webhook's request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WebhookMethod {
-    /// `POST`
-    Post,
-    /// `PUT`
-    Put,
-    /// `PATCH`
-    Patch,
-}
-
 /// `[alerting.webhook]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     /// Where alerts are sent; may carry a credential.
     pub url: Secret,
-    /// Method of the request.
-    pub method: WebhookMethod,
+    /// Method of the request: a token (RFC 9110, section 9.1) of a method that has a body.
+    pub method: String,
     /// Further headers; their values may be credentials.
     pub headers: BTreeMap<String, Secret>,
+    /// Key of the signature, where requests are signed.
+    pub hmac_secret: Option<Secret>,
     /// Limit of one attempt.
     pub timeout: Duration,
     /// Attempts after the first.

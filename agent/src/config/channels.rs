@@ -12,7 +12,7 @@ use super::silences::silences;
 use super::value::Form;
 use super::{
     Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog, SyslogFacility, Teams,
-    Telegram, Templates, Webhook, WebhookMethod, text,
+    Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
 
@@ -21,9 +21,6 @@ const CHANNELS: [&str; 11] =
     ["discord", "slack", "telegram", "email", "webhook", "syslog", "alertmanager", "pagerduty", "opsgenie", "teams", "ntfy"];
 
 const PARSE_MODES: [(&str, ParseMode); 2] = [("HTML", ParseMode::Html), ("MarkdownV2", ParseMode::MarkdownV2)];
-
-const METHODS: [(&str, WebhookMethod); 3] =
-    [("POST", WebhookMethod::Post), ("PUT", WebhookMethod::Put), ("PATCH", WebhookMethod::Patch)];
 
 /// What [`text::discord_name`] takes.
 const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" and \"clyde\"";
@@ -171,12 +168,7 @@ fn email(s: &mut Section<'_>) -> Option<Email> {
     let smtp_host = s.required_string("smtp_host", "the mail server's name or address", text::host);
     let from = s.required_string("from", text::MAILBOX, text::mailbox);
     let to = s.required_strings("to", text::MAILBOX, text::mailbox);
-    for (key, other) in [("username", "password"), ("password", "username")] {
-        if s.has(other) && !s.has(key) {
-            let both = Form::new("a string", format!("both, or leave {other} out too"));
-            s.lacks(key, &format!("is missing, but there is a {other}"), &both);
-        }
-    }
+    both_or_neither(s);
     Some(Email {
         smtp_port: s.integer("smtp_port", 1..=65_535, 587),
         smtp_tls: s.boolean("smtp_tls", true),
@@ -193,8 +185,9 @@ fn email(s: &mut Section<'_>) -> Option<Email> {
 fn webhook(s: &mut Section<'_>) -> Option<Webhook> {
     let url = s.required_secret("url", text::WEB_ADDRESS, text::web_address);
     Some(Webhook {
-        method: s.choice("method", &METHODS, WebhookMethod::Post),
+        method: s.string("method", "the name of a method with a body, such as \"POST\" or \"PUT\"", text::method, "POST".into()),
         headers: headers(s),
+        hmac_secret: s.optional_secret("hmac_secret", "a key of 16 to 1024 characters", text::hmac_secret),
         timeout: s.secs("timeout_secs", 1..=300, Duration::from_secs(10)),
         retry_count: s.integer("retry_count", 0..=100, 3),
         retry_delay: s.secs("retry_delay_secs", 1..=3600, Duration::from_secs(5)),
@@ -207,7 +200,7 @@ fn headers(s: &mut Section<'_>) -> BTreeMap<String, Secret> {
     let form = Form::secret("a table of strings", "names and values of headers, as in { X-Team = \"ops\" }");
     let header = Form::secret("a string", "the header's value in visible ASCII characters and blanks");
     s.entries("headers", &form, &header, |name, value| {
-        if !text::is_header_name(name) {
+        if !text::is_token(name) {
             return Err(format!("the name of a header is not valid; write {}", form.right));
         }
         value.text_as(text::header_value).map(Secret::new)
@@ -226,4 +219,13 @@ fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
 fn teams(s: &mut Section<'_>) -> Option<Teams> {
     let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
     Some(Teams { severities: s.severities(Severity::Warn), webhook_url: webhook_url? })
+}
+
+fn both_or_neither(s: &Section<'_>) {
+    for (key, other) in [("username", "password"), ("password", "username")] {
+        if s.has(other) && !s.has(key) {
+            let both = Form::new("a string", format!("both, or leave {other} out too"));
+            s.lacks(key, &format!("is missing, but there is a {other}"), &both);
+        }
+    }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use alerting::{
     Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Slack, SlackAccess, Syslog, SyslogFacility, Teams,
-    Telegram, Templates, Webhook, WebhookMethod,
+    Telegram, Templates, Webhook,
 };
 pub use load::{known_keys, load, parse, parse_bytes};
 pub use problem::{Problem, Problems};

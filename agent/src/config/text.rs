@@ -195,8 +195,8 @@ pub(super) fn colour(text: &str) -> Result<u64, String> {
     digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| "is no colour".into())
 }
 
-/// Whether it can name a header field (RFC 9110, section 5.1).
-pub(super) fn is_header_name(text: &str) -> bool {
+/// Whether it is a token, as the names of header fields and methods are (RFC 9110, section 5.6.2).
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
@@ -206,6 +206,32 @@ pub(super) fn header_value(text: &str) -> Result<String, String> {
         return Err("holds a character that a header can't have".into());
     }
     Ok(text.into())
+}
+
+/// The name of a request's method (RFC 9110, section 9.1) that a body has a meaning with.
+pub(super) fn method(text: &str) -> Result<String, String> {
+    // `GET`, `HEAD` and `DELETE` give a body no meaning (sections 9.3.1, 9.3.2 and 9.3.5), the others have none.
+    const BODILESS: [&str; 5] = ["GET", "HEAD", "DELETE", "CONNECT", "TRACE"];
+    const USUAL: [&str; 4] = ["POST", "PUT", "PATCH", "OPTIONS"];
+    if !is_token(text) {
+        return Err("is no method's name".into());
+    }
+    let capitals = text.to_ascii_uppercase();
+    if BODILESS.contains(&&*capitals) {
+        return Err("is a method whose requests have no body".into());
+    }
+    if USUAL.contains(&&*capitals) && capitals != text {
+        return Err("is not in capitals, as the names of methods are".into());
+    }
+    Ok(text.into())
+}
+
+/// A key for HMAC: long enough not to be guessed from one signature.
+pub(super) fn hmac_secret(text: &str) -> Result<String, String> {
+    if !(16..=1024).contains(&text.chars().count()) {
+        return Err("does not have 16 to 1024 characters".into());
+    }
+    line(text)
 }
 
 /// A bot's token, which becomes part of a URL's path.
@@ -368,6 +394,12 @@ mod tests {
         check(socket_address, &["127.0.0.1:9100", "[::]:0"], &["", "9100", ":9100", "localhost:9100", "1.2.3.4:99999"]);
         check(syslog_tag, &["sysops-agent"], &["", "a b", "a[1]", "a:"]);
         check(header_value, &["Bearer x", ""], &["a\r\nb", "ä"]);
+        check(
+            method,
+            &["POST", "PUT", "PATCH", "OPTIONS", "REPORT", "x-Notify"],
+            &["", "GET", "get", "DELETE", "TRACE", "post", "P T"],
+        );
+        check(hmac_secret, &["0123456789abcdef"], &["", "0123456789abcde", "0123456789abcdef\n"]);
         check(path, &["/var/lib", "x"], &["", "a\0b"]);
     }
 }

@@ -96,6 +96,7 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// `Retry-After`, or what stands for it.
     pub(super) after: Option<Duration>,
+    pub(super) headers: HeaderMap,
     /// The first 64 KiB.
     pub(super) body: Bytes,
 }
@@ -156,7 +157,8 @@ impl Endpoint {
         let answer = request.send().await.map_err(|error| SendError::Retry { reason: self.failed(&error), after: None })?;
         let status = answer.status();
         let after = answer.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, jiff::Timestamp::now()));
-        Ok(Answer { status, after, body: body(answer).await })
+        let headers = answer.headers().clone();
+        Ok(Answer { status, after, headers, body: body(answer).await })
     }
 
     /// The verdict by status alone: 2xx is accepted; 408, 429 and 5xx may be sent again; all else is for good.

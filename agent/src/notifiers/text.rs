@@ -112,6 +112,11 @@ pub(super) fn zoned(at: Timestamp, zone: &TimeZone) -> Zoned {
     jiff::Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_zoned(zone.clone())
 }
 
+/// The time as machines read it (RFC 3339), to the millisecond.
+pub(super) fn rfc3339(at: Timestamp, zone: &TimeZone) -> String {
+    zoned(at, zone).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
+}
+
 /// What stands before the message of an alert that is not new.
 pub(super) fn prefix(alert: &Alert) -> &'static str {
     match alert.status {

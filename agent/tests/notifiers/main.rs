@@ -17,6 +17,7 @@ mod teams;
 mod telegram;
 mod templates;
 mod terminal;
+mod transport;
 mod webhook;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sysops_agent::config::{Config, Secret, Webhook, WebhookMethod};
+use sysops_agent::config::{Config, Secret, Webhook};
 use sysops_agent::model::{Severities, Severity};
 use sysops_agent::notifiers::{BuildError, Channel, SendError};
 use tokio_rustls::TlsAcceptor;
@@ -15,19 +15,24 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use super::receiver::{Answer, Receiver};
 use super::{alert, channel, send};
 
-fn build(change: impl FnOnce(&mut Webhook)) -> Result<Channel, BuildError> {
+pub fn configured(change: impl FnOnce(&mut Webhook)) -> Webhook {
     let mut webhook = Webhook {
         url: Secret::new(String::new()),
-        method: WebhookMethod::Post,
+        method: "POST".into(),
         headers: [].into(),
+        hmac_secret: None,
         timeout: Duration::from_secs(10),
         retry_count: 3,
         retry_delay: Duration::from_secs(5),
         severities: Severities::from(Severity::Warn),
     };
     change(&mut webhook);
+    webhook
+}
+
+fn build(change: impl FnOnce(&mut Webhook)) -> Result<Channel, BuildError> {
     let mut config = Config::default();
-    config.alerting.webhook = Some(webhook);
+    config.alerting.webhook = Some(configured(change));
     channel("webhook", &config).map(Option::unwrap)
 }
 
@@ -44,7 +49,7 @@ async fn a_message_arrives_as_it_is_specified() {
     let mut receiver = Receiver::start([], None).await;
     let channel = build(|webhook| {
         webhook.url = Secret::new(url(receiver.address));
-        webhook.method = WebhookMethod::Put;
+        webhook.method = "PUT".into();
         webhook.headers.insert("X-Token".into(), Secret::new("hunter2".into()));
     })
     .unwrap();
@@ -68,6 +73,57 @@ async fn a_message_arrives_as_it_is_specified() {
             + r#""severity":"critical","metric":"cpu_usage_percent","value":95.2,"threshold":90.0,"#
             + r#""message":"CPU usage 95.2% exceeds threshold 90%","labels":{"core":"all"},"duration_secs":330,"evidence":{}}"#
     );
+}
+
+/// What a receiver does that only has Python: the text of the documentation.
+const VERIFIER: &str = r#"
+import hashlib, hmac, sys, time
+secret, timestamp, signature, now = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+body = sys.stdin.buffer.read()
+expected = "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+sys.exit(0 if hmac.compare_digest(expected, signature) and abs(now - int(timestamp)) < 300 else 1)
+"#;
+
+#[tokio::test]
+async fn signed_messages_verify_with_another_implementation() {
+    const SECRET: &str = "correct horse battery staple";
+    if xtask::faults::needs_program("python3", "python3") {
+        return;
+    }
+    let mut receiver = Receiver::start([Answer::status(503)], None).await;
+    let channel = build(|webhook| {
+        webhook.url = Secret::new(url(receiver.address));
+        webhook.hmac_secret = Some(Secret::new(SECRET.into()));
+    })
+    .unwrap();
+    let _ = send(&channel, &super::oom()).await;
+    send(&channel, &super::oom()).await.unwrap();
+    for _ in 0..2 {
+        let request = receiver.next().await;
+        let header = |name| request.headers.get(name).unwrap().to_str().unwrap().to_owned();
+        let (timestamp, signature) = (header("x-sysops-timestamp"), header("x-sysops-signature"));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(timestamp.parse::<u64>().unwrap().abs_diff(now) < 60, "{timestamp}, and it is {now}");
+        let mut tampered = request.body.to_vec();
+        *tampered.last_mut().unwrap() ^= 1;
+        let verdicts = [
+            verify(SECRET, &timestamp, &signature, now, &request.body),
+            verify(SECRET, &timestamp, &signature, now, &tampered),
+            verify("correct horse battery stable", &timestamp, &signature, now, &request.body),
+            verify(SECRET, &timestamp, &signature, now + 600, &request.body),
+        ];
+        assert_eq!(verdicts, [true, false, false, false]);
+    }
+}
+
+/// What the verifier says.
+fn verify(secret: &str, timestamp: &str, signature: &str, now: u64, body: &[u8]) -> bool {
+    use std::io::Write as _;
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", VERIFIER, secret, timestamp, signature, &now.to_string()]).stdin(std::process::Stdio::piped());
+    let mut python = python.spawn().unwrap();
+    python.stdin.take().unwrap().write_all(body).unwrap();
+    python.wait().unwrap().success()
 }
 
 #[tokio::test]
@@ -168,13 +224,18 @@ async fn no_error_tells_a_secret() {
 
 /// A server certificate for 127.0.0.1 and the authority that signed it, in PEM.
 fn authority() -> (TlsAcceptor, String) {
+    authority_of("127.0.0.1")
+}
+
+/// The same for a server of another name.
+pub fn authority_of(name: &str) -> (TlsAcceptor, String) {
     let mut params = rcgen::CertificateParams::new([]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
     let issuer = rcgen::Issuer::new(params, key);
     let server_key = rcgen::KeyPair::generate().unwrap();
-    let server = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+    let server = rcgen::CertificateParams::new([name.to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

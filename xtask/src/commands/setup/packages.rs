@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::{find_program, is_root, run as start};
 
 /// Programs, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/lib/systemd/systemd-journal-remote", "systemd-journal-remote"),
     ("df", "coreutils"),
     ("free", "procps"),
@@ -21,8 +21,10 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("prometheus", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("promtool", "prometheus"),
     ("ps", "procps"),
+    ("python3", "python3"),
     ("rsyslogd", "rsyslog"),
     ("sar", "sysstat"),
     ("ss", "iproute2"),
