@@ -151,6 +151,7 @@ fn shipped_channels_state_their_defaults() {
     assert!(full.discord.is_some() && full.slack.is_some() && full.telegram.is_some(), "{full:?}");
     assert!(full.email.is_some() && full.webhook.is_some() && full.syslog.is_some(), "{full:?}");
     assert!(full.teams.is_some(), "{full:?}");
+    assert!(full.alertmanager.is_some(), "{full:?}");
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Alerting {
     pub webhook: Option<Webhook>,
     /// `[alerting.syslog]`
     pub syslog: Option<Syslog>,
+    /// `[alerting.alertmanager]`
+    pub alertmanager: Option<Alertmanager>,
     /// `[alerting.teams]`
     pub teams: Option<Teams>,
 }
@@ -74,6 +76,7 @@ impl Default for Alerting {
             email: None,
             webhook: None,
             syslog: None,
+            alertmanager: None,
             teams: None,
         }
     }
@@ -292,6 +295,28 @@ pub struct Syslog {
     pub tag: String,
     /// The local socket, normally `/dev/log`.
     pub socket: PathBuf,
+    /// What is sent here.
+    pub severities: Severities,
+}
+
+/// How a channel says who it is, in the header `Authorization`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Login {
+    /// Not at all.
+    None,
+    /// With name and password (RFC 7617).
+    Basic(Secret, Secret),
+    /// With a token (RFC 6750).
+    Bearer(Secret),
+}
+
+/// `[alerting.alertmanager]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alertmanager {
+    /// The members of the cluster, each without the path of its API; may carry credentials. At least one.
+    pub urls: Vec<Secret>,
+    /// What each of them is told about who speaks.
+    pub login: Login,
     /// What is sent here.
     pub severities: Severities,
 }

@@ -11,8 +11,8 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Discord, Email, Escalation, Grouping, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog, SyslogFacility, Teams,
-    Telegram, Templates, Webhook, text,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog,
+    SyslogFacility, Teams, Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
 
@@ -59,6 +59,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         email: s.channel("email", email),
         webhook: s.channel("webhook", webhook),
         syslog: s.channel("syslog", syslog),
+        alertmanager: s.channel("alertmanager", alertmanager),
         teams: s.channel("teams", teams),
     }
 }
@@ -216,9 +217,35 @@ fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
     })
 }
 
+fn alertmanager(s: &mut Section<'_>) -> Option<Alertmanager> {
+    let url = s.optional_secret("url", text::WEB_ADDRESS, text::web_address);
+    let members = s.secrets("urls", 16, text::WEB_ADDRESS, text::web_address);
+    if !s.has("url") && !s.has("urls") {
+        s.lacks("url", "is missing", &Form::new("a string", text::WEB_ADDRESS));
+    }
+    Some(Alertmanager {
+        login: login(s),
+        severities: s.severities(Severity::Info),
+        urls: url.into_iter().chain(members).collect(),
+    })
+}
+
 fn teams(s: &mut Section<'_>) -> Option<Teams> {
     let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
     Some(Teams { severities: s.severities(Severity::Warn), webhook_url: webhook_url? })
+}
+
+/// Name and password, or a token.
+fn login(s: &mut Section<'_>) -> Login {
+    both_or_neither(s);
+    // Whole logins are pasted there.
+    let username = s.optional_secret("username", "the login name, without \":\"", text::login_name);
+    let password = s.optional_secret("password", "the login's password", text::line);
+    match (s.optional_secret("token", "the token in visible ASCII characters", text::token), username, password) {
+        (Some(token), _, _) => Login::Bearer(token),
+        (None, Some(username), Some(password)) => Login::Basic(username, password),
+        _ => Login::None,
+    }
 }
 
 fn both_or_neither(s: &Section<'_>) {

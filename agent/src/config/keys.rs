@@ -269,6 +269,22 @@ impl Section<'_> {
         self.read(key, &Form::secret("a string", right).optional(), |value| value.text_as(check)).map(Secret::new)
     }
 
+    /// A list of values that are never shown.
+    pub(super) fn secrets(
+        &mut self,
+        key: &'static str,
+        longest: usize,
+        right: &str,
+        check: impl Fn(&str) -> Result<String, String>,
+    ) -> Vec<Secret> {
+        let list = Form::secret("an array of strings", format!("a list of 1 to {longest} strings, each {right}")).optional();
+        let secrets = self.list(key, &list, &Form::secret("a string", right), |value| value.text_as(&check));
+        if let Some(found) = secrets.as_ref().filter(|found| !(1..=longest).contains(&found.len())) {
+            self.lacks(key, &format!("holds {} elements", found.len()), &list);
+        }
+        secrets.into_iter().flatten().map(Secret::new).collect()
+    }
+
     /// A 24-bit RGB colour, as an integer or as `"#rrggbb"`.
     pub(super) fn colour(&mut self, key: &'static str, default: u32) -> u32 {
         let form = Form::new("an integer or a string (colour)", "a colour such as \"#ff8800\" or 0xff8800");

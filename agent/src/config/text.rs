@@ -234,6 +234,22 @@ pub(super) fn hmac_secret(text: &str) -> Result<String, String> {
     line(text)
 }
 
+/// The user's name of the scheme Basic (RFC 7617, section 2), which a colon would end.
+pub(super) fn login_name(text: &str) -> Result<String, String> {
+    if text.contains(':') {
+        return Err("holds a colon".into());
+    }
+    line(text)
+}
+
+/// A token or key that becomes part of a header.
+pub(super) fn token(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is empty or holds a character that a token can't have".into());
+    }
+    Ok(text.into())
+}
+
 /// A bot's token, which becomes part of a URL's path.
 pub(super) fn bot_token(text: &str) -> Result<String, String> {
     match text.split_once(':') {
@@ -399,6 +415,8 @@ mod tests {
             &["POST", "PUT", "PATCH", "OPTIONS", "REPORT", "x-Notify"],
             &["", "GET", "get", "DELETE", "TRACE", "post", "P T"],
         );
+        check(login_name, &["ops"], &["", "ops:x", "o\n"]);
+        check(token, &["tk_0-9.~+/=:"], &["", "a b", "a\n", "ä"]);
         check(hmac_secret, &["0123456789abcdef"], &["", "0123456789abcde", "0123456789abcdef\n"]);
         check(path, &["/var/lib", "x"], &["", "a\0b"]);
     }

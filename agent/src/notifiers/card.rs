@@ -70,6 +70,58 @@ impl Card {
             host: host(sender),
         }
     }
+
+    /// Names and values in one line: `Metric: cpu_usage_percent, Value: 95.2%`.
+    pub(super) fn facts_line(&self) -> String {
+        self.facts.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// All of it but the title as text of at most `max` bytes: the sentence, what there is to remark, a fact a line, the evidence.
+    pub(super) fn text(&self, remarks: &[String], max: usize) -> String {
+        let mut text = self.message.clone();
+        for line in remarks {
+            let _ = write!(text, "\n{line}");
+        }
+        text.push('\n');
+        for (name, value) in &self.facts {
+            let _ = write!(text, "\n{name}: {value}");
+        }
+        let _ = write!(text, "\nTime: {}\nHost: {}", self.time, self.host);
+        if !self.evidence.is_empty() {
+            let _ = write!(text, "\n\n{}", self.evidence_text(max));
+        }
+        clip_lines(&text, max)
+    }
+
+    /// The evidence as text of at most `max` bytes: a name before each fact, and above the lines of each list.
+    pub(super) fn evidence_text(&self, max: usize) -> String {
+        let mut lines = Vec::new();
+        for (name, piece) in &self.evidence {
+            match piece {
+                Lines::One(value) => lines.push(format!("{name}: {value}")),
+                Lines::Many { first, more } => {
+                    lines.push(format!("{name}:"));
+                    lines.extend(first.iter().map(|line| format!("  {line}")));
+                    if *more > 0 {
+                        lines.push(format!("  … {more} more"));
+                    }
+                }
+            }
+        }
+        clip_lines(&lines.join("\n"), max)
+    }
+}
+
+/// The start of a text in at most `max` bytes, in whole lines where at least one fits, ended by a mark where something is missing.
+pub(super) fn clip_lines(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let clipped = clip(text, max);
+    match clipped.rsplit_once('\n') {
+        Some((lines, _)) => format!("{lines}\n…"),
+        None => clipped.into_owned(),
+    }
 }
 
 /// Status, severity and host.

@@ -17,7 +17,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AF
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::SendError;
-use crate::config::Secret;
+use crate::config::{Login, Secret};
 
 /// The header of the idempotency key.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -243,6 +243,15 @@ pub(super) fn sensitive(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// Says in a request who speaks.
+pub(super) fn log_in(request: RequestBuilder, login: &Login) -> RequestBuilder {
+    match login {
+        Login::None => request,
+        Login::Basic(name, password) => request.basic_auth(name.reveal(), Some(password.reveal())),
+        Login::Bearer(token) => request.bearer_auth(token.reveal()),
+    }
 }
 
 /// The idempotency key as a header.

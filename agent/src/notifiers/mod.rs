@@ -4,6 +4,7 @@
 //! business of `alerting`, which knows no channel but only the seam in this file: [`Channel`], [`Notifier`], [`Rendered`],
 //! [`Accepted`], [`SendError`], [`Sender`], [`Retry`] and [`Updates`].
 
+mod alertmanager;
 mod card;
 mod discord;
 mod http;
@@ -170,7 +171,8 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] = &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW, teams::ROW];
+pub const NOTIFIERS: &[Row] =
+    &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW, alertmanager::ROW, teams::ROW];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {

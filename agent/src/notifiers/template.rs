@@ -5,6 +5,7 @@
 //! it says without one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::Environment;
@@ -70,6 +71,11 @@ impl Template {
             texts.extend(remarks(message).into_iter().map(|remark| write(&Value::from(remark))));
         }
         Some(texts.join("\n"))
+    }
+
+    /// The words for one alert, in plain text.
+    pub(super) fn plain(&self, alert: &Arc<Alert>, sender: &Sender) -> Option<String> {
+        self.render(&Message::of(Arc::clone(alert)), sender, Escape::None)
     }
 
     /// As [`render`](Self::render), each alert by itself and without the remarks: for what cannot be put below each other.

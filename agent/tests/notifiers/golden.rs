@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anstream::adapter::strip_bytes;
 use serde_json::Value;
-use sysops_agent::config::{Config, ParseMode, Secret, Syslog, SyslogFacility, Webhook};
+use sysops_agent::config::{Config, Login, ParseMode, Secret, Syslog, SyslogFacility, Webhook};
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
 use super::{alert, discord, oom, sender, slack, teams, telegram};
 
-fn everything_enabled() -> Config {
+pub fn everything_enabled() -> Config {
     let mut config = Config::default();
     config.alerting.webhook = Some(Webhook {
         url: Secret::new("http://127.0.0.1/".into()),
@@ -32,6 +32,7 @@ fn everything_enabled() -> Config {
         socket: "/dev/log".into(),
         severities: Severities::from(Severity::Info),
     });
+    config.alerting.alertmanager = Some(super::alertmanager::configured("http://127.0.0.1:9093", Login::None));
     config
 }
 

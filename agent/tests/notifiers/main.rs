@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy's leave for tests does not reach what tests share")]
 
 mod alerting;
+mod alertmanager;
 mod chats;
 mod discord;
 mod golden;
@@ -12,6 +13,7 @@ mod outbox;
 mod receiver;
 mod service;
 mod slack;
+mod stand_in;
 mod syslog;
 mod teams;
 mod telegram;

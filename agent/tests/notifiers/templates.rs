@@ -7,7 +7,7 @@ use sysops_agent::config::{Config, known_keys, parse};
 use sysops_agent::model::{Alert, Message, Severity};
 use sysops_agent::notifiers::{NOTIFIERS, Rendered};
 
-use super::golden::{grouped, hostile, huge};
+use super::golden::{everything_enabled, grouped, hostile, huge};
 use super::receiver::Receiver;
 use super::{alert, channel, oom, sender};
 
@@ -106,4 +106,23 @@ fn syslogs_template_is_the_text_behind_the_tag() {
     assert!(texts[3].1.starts_with("and 42 more: "), "{texts:?}");
     let hostile = lines(&render("syslog", "default = '{{ message }} {{ labels.comm }} {{ evidence }}'", &of(hostile())));
     assert!(!hostile.iter().any(|line| line.chars().any(char::is_control)), "{hostile:?}");
+}
+
+#[test]
+fn services_have_a_template_in_place_of_their_main_text() {
+    let mut config = everything_enabled();
+    config.alerting.templates.default = Some("{{ hostname }}:\n{{ message }} {{ labels.comm }}".into());
+    let cases = [("alertmanager", "/0/annotations/description", "\n")];
+    for (name, place, line_break) in cases {
+        let channel = channel(name, &config).unwrap().unwrap();
+        let said = |alert: Alert| {
+            let body: Value = serde_json::from_slice(&channel.notifier.render(&of(alert), &sender()).parts[0]).unwrap();
+            body.pointer(place).and_then(Value::as_str).unwrap().to_owned()
+        };
+        let expected = "OOM killer chose java (pid 4242) in /system.slice/app.service java";
+        assert_eq!(said(oom()), format!("web-01:{line_break}{expected}"), "{name}");
+        let inert = said(hostile());
+        assert!(!inert.chars().any(|c| c != '\n' && c.is_control()), "{name}: {inert:?}");
+        assert!(said(huge()).len() <= 16_000, "{name}");
+    }
 }
