@@ -40,6 +40,7 @@ fn test_env(name: &str) -> Option<String> {
 /// What the variables of the shipped file are.
 fn variable(name: &str) -> &'static str {
     match name {
+        "PAGERDUTY_ROUTING_KEY" => "0123456789abcdef0123456789abcdef",
         "SLACK_BOT_TOKEN" => "xoxb-1",
         name if name.contains("TOKEN") => "1:a",
         _ => "https://example.org/x",
@@ -125,7 +126,7 @@ fn collect(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
 
 #[test]
 fn shipped_channels_state_their_defaults() {
-    const REQUIRED: [&str; 7] = ["webhook_url", "bot_token", "chat_id", "smtp_host", "from", "to", "url"];
+    const REQUIRED: [&str; 8] = ["webhook_url", "bot_token", "chat_id", "smtp_host", "from", "to", "url", "routing_key"];
     let channels = CONFIG.get(CONFIG.find("[alerting.discord]").unwrap()..).unwrap();
     let mut full = String::new();
     let mut least = String::new();
@@ -151,7 +152,7 @@ fn shipped_channels_state_their_defaults() {
     assert!(full.discord.is_some() && full.slack.is_some() && full.telegram.is_some(), "{full:?}");
     assert!(full.email.is_some() && full.webhook.is_some() && full.syslog.is_some(), "{full:?}");
     assert!(full.teams.is_some(), "{full:?}");
-    assert!(full.alertmanager.is_some(), "{full:?}");
+    assert!(full.alertmanager.is_some() && full.pagerduty.is_some(), "{full:?}");
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct Alerting {
     pub syslog: Option<Syslog>,
     /// `[alerting.alertmanager]`
     pub alertmanager: Option<Alertmanager>,
+    /// `[alerting.pagerduty]`
+    pub pagerduty: Option<Pagerduty>,
     /// `[alerting.teams]`
     pub teams: Option<Teams>,
 }
@@ -77,6 +79,7 @@ impl Default for Alerting {
             webhook: None,
             syslog: None,
             alertmanager: None,
+            pagerduty: None,
             teams: None,
         }
     }
@@ -317,6 +320,17 @@ pub struct Alertmanager {
     pub urls: Vec<Secret>,
     /// What each of them is told about who speaks.
     pub login: Login,
+    /// What is sent here.
+    pub severities: Severities,
+}
+
+/// `[alerting.pagerduty]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pagerduty {
+    /// The integration's credential.
+    pub routing_key: Secret,
+    /// The Events API, as far as its `/v2`.
+    pub api_url: Secret,
     /// What is sent here.
     pub severities: Severities,
 }

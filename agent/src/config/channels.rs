@@ -11,8 +11,8 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Outbox, ParseMode, Secret, Slack, SlackAccess, Syslog,
-    SyslogFacility, Teams, Telegram, Templates, Webhook, text,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Outbox, Pagerduty, ParseMode, Secret, Slack,
+    SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
 
@@ -60,6 +60,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         webhook: s.channel("webhook", webhook),
         syslog: s.channel("syslog", syslog),
         alertmanager: s.channel("alertmanager", alertmanager),
+        pagerduty: s.channel("pagerduty", pagerduty),
         teams: s.channel("teams", teams),
     }
 }
@@ -227,6 +228,16 @@ fn alertmanager(s: &mut Section<'_>) -> Option<Alertmanager> {
         login: login(s),
         severities: s.severities(Severity::Info),
         urls: url.into_iter().chain(members).collect(),
+    })
+}
+
+fn pagerduty(s: &mut Section<'_>) -> Option<Pagerduty> {
+    let key = "the 32 letters and digits of an integration key of the Events API v2";
+    let routing_key = s.required_secret("routing_key", key, text::routing_key);
+    Some(Pagerduty {
+        api_url: s.web_address("api_url", "https://events.pagerduty.com"),
+        severities: s.severities(Severity::Critical),
+        routing_key: routing_key?,
     })
 }
 

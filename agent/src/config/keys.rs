@@ -285,6 +285,12 @@ impl Section<'_> {
         secrets.into_iter().flatten().map(Secret::new).collect()
     }
 
+    /// A URL of the web, which may hold a login.
+    pub(super) fn web_address(&mut self, key: &'static str, default: &str) -> Secret {
+        let address = self.optional_secret(key, text::WEB_ADDRESS, text::web_address);
+        address.unwrap_or_else(|| Secret::new(default.into()))
+    }
+
     /// A 24-bit RGB colour, as an integer or as `"#rrggbb"`.
     pub(super) fn colour(&mut self, key: &'static str, default: u32) -> u32 {
         let form = Form::new("an integer or a string (colour)", "a colour such as \"#ff8800\" or 0xff8800");

@@ -250,6 +250,11 @@ pub(super) fn token(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
+/// An integration key of PagerDuty.
+pub(super) fn routing_key(text: &str) -> Result<String, String> {
+    if text.len() == 32 { letter_id(text) } else { Err("does not have 32 characters".into()) }
+}
+
 /// A bot's token, which becomes part of a URL's path.
 pub(super) fn bot_token(text: &str) -> Result<String, String> {
     match text.split_once(':') {

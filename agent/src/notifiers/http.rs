@@ -16,7 +16,7 @@ use jiff::fmt::rfc2822;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::SendError;
+use super::{Accepted, SendError};
 use crate::config::{Login, Secret};
 
 /// The header of the idempotency key.
@@ -243,6 +243,37 @@ pub(super) fn sensitive(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// What became of the parts of a message that are sent one after the other. One that is refused for good holds up no other.
+#[derive(Default)]
+pub(super) struct Parts {
+    accepted: usize,
+    answer: String,
+    refused: Vec<String>,
+}
+
+impl Parts {
+    /// Takes note of one part; an error is one that the whole message has to be sent again for.
+    pub(super) fn note(&mut self, outcome: Result<Answer, SendError>) -> Result<(), SendError> {
+        match outcome {
+            Ok(answer) => {
+                self.accepted += 1;
+                self.answer = answer.shown();
+            }
+            Err(SendError::Permanent { reason }) => self.refused.push(reason),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The verdict on the message.
+    pub(super) fn verdict(self) -> Result<Accepted, SendError> {
+        let Some(reason) = self.refused.first() else { return Ok(Accepted { reference: None, answer: self.answer }) };
+        let total = self.accepted + self.refused.len();
+        let reason = if total == 1 { reason.clone() } else { format!("{} of {total} requests: {reason}", self.refused.len()) };
+        Err(SendError::Permanent { reason })
+    }
 }
 
 /// Says in a request who speaks.

@@ -8,6 +8,7 @@ mod alertmanager;
 mod card;
 mod discord;
 mod http;
+mod pagerduty;
 mod post;
 mod slack;
 mod syslog;
@@ -171,8 +172,17 @@ pub struct Row {
 }
 
 /// All notifiers.
-pub const NOTIFIERS: &[Row] =
-    &[terminal::ROW, discord::ROW, slack::ROW, telegram::ROW, webhook::ROW, syslog::ROW, alertmanager::ROW, teams::ROW];
+pub const NOTIFIERS: &[Row] = &[
+    terminal::ROW,
+    discord::ROW,
+    slack::ROW,
+    telegram::ROW,
+    webhook::ROW,
+    syslog::ROW,
+    alertmanager::ROW,
+    pagerduty::ROW,
+    teams::ROW,
+];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.
 pub fn build(config: &Config) -> (Vec<Channel>, Vec<BuildError>) {

@@ -10,6 +10,7 @@ mod discord;
 mod golden;
 mod limits;
 mod outbox;
+mod pagerduty;
 mod receiver;
 mod service;
 mod slack;
