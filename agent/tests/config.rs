@@ -126,7 +126,8 @@ fn collect(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
 
 #[test]
 fn shipped_channels_state_their_defaults() {
-    const REQUIRED: [&str; 8] = ["webhook_url", "bot_token", "chat_id", "smtp_host", "from", "to", "url", "routing_key"];
+    const REQUIRED: [&str; 9] =
+        ["webhook_url", "bot_token", "chat_id", "smtp_host", "from", "to", "url", "routing_key", "api_key"];
     let channels = CONFIG.get(CONFIG.find("[alerting.discord]").unwrap()..).unwrap();
     let mut full = String::new();
     let mut least = String::new();
@@ -152,7 +153,7 @@ fn shipped_channels_state_their_defaults() {
     assert!(full.discord.is_some() && full.slack.is_some() && full.telegram.is_some(), "{full:?}");
     assert!(full.email.is_some() && full.webhook.is_some() && full.syslog.is_some(), "{full:?}");
     assert!(full.teams.is_some(), "{full:?}");
-    assert!(full.alertmanager.is_some() && full.pagerduty.is_some(), "{full:?}");
+    assert!(full.alertmanager.is_some() && full.pagerduty.is_some() && full.opsgenie.is_some(), "{full:?}");
 }
 
 #[test]

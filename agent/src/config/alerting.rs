@@ -52,6 +52,8 @@ pub struct Alerting {
     pub alertmanager: Option<Alertmanager>,
     /// `[alerting.pagerduty]`
     pub pagerduty: Option<Pagerduty>,
+    /// `[alerting.opsgenie]`
+    pub opsgenie: Option<Opsgenie>,
     /// `[alerting.teams]`
     pub teams: Option<Teams>,
 }
@@ -80,6 +82,7 @@ impl Default for Alerting {
             syslog: None,
             alertmanager: None,
             pagerduty: None,
+            opsgenie: None,
             teams: None,
         }
     }
@@ -333,6 +336,35 @@ pub struct Pagerduty {
     pub api_url: Secret,
     /// What is sent here.
     pub severities: Severities,
+}
+
+/// `[alerting.opsgenie]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opsgenie {
+    /// The integration's credential.
+    pub api_key: Secret,
+    /// The API, as far as its `/v2`.
+    pub api_url: Secret,
+    /// Who is called, beyond those whom the integration names.
+    pub responders: Vec<Responder>,
+    /// Tags of all alerts.
+    pub tags: Vec<String>,
+    /// What is sent here.
+    pub severities: Severities,
+}
+
+/// Somebody whom Opsgenie calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Responder {
+    /// `team`, `user`, `schedule` or `escalation`.
+    pub kind: &'static str,
+    /// The name; of a user, the mail address.
+    pub name: String,
+}
+
+impl Responder {
+    /// The kinds there are.
+    pub const KINDS: [&str; 4] = ["team", "user", "schedule", "escalation"];
 }
 
 /// `[alerting.teams]`

@@ -11,7 +11,7 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Outbox, Pagerduty, ParseMode, Secret, Slack,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Opsgenie, Outbox, Pagerduty, ParseMode, Secret, Slack,
     SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
@@ -61,6 +61,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         syslog: s.channel("syslog", syslog),
         alertmanager: s.channel("alertmanager", alertmanager),
         pagerduty: s.channel("pagerduty", pagerduty),
+        opsgenie: s.channel("opsgenie", opsgenie),
         teams: s.channel("teams", teams),
     }
 }
@@ -238,6 +239,18 @@ fn pagerduty(s: &mut Section<'_>) -> Option<Pagerduty> {
         api_url: s.web_address("api_url", "https://events.pagerduty.com"),
         severities: s.severities(Severity::Critical),
         routing_key: routing_key?,
+    })
+}
+
+fn opsgenie(s: &mut Section<'_>) -> Option<Opsgenie> {
+    let api_key = s.required_secret("api_key", "the key of an API integration", text::token);
+    let responder = "\"team:NAME\", \"user:MAIL\", \"schedule:NAME\" or \"escalation:NAME\"";
+    Some(Opsgenie {
+        api_url: s.web_address("api_url", "https://api.opsgenie.com"),
+        responders: s.strings("responders", 50, responder, text::responder),
+        tags: s.strings("tags", 20, "a word of at most 50 characters without \",\"", text::tag),
+        severities: s.severities(Severity::Critical),
+        api_key: api_key?,
     })
 }
 

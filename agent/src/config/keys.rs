@@ -236,6 +236,22 @@ impl Section<'_> {
         strings
     }
 
+    /// A list of strings that `check` takes.
+    pub(super) fn strings<T>(
+        &mut self,
+        key: &'static str,
+        longest: usize,
+        right: &str,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let list = Form::new("an array of strings", format!("a list of at most {longest} strings, each {right}"));
+        let strings = self.list(key, &list, &Form::new("a string", right), |value| value.text_as(&check)).unwrap_or_default();
+        if strings.len() > longest {
+            self.lacks(key, &format!("holds {} elements", strings.len()), &list);
+        }
+        strings
+    }
+
     /// A list of strings or integers, taken as their digits, that `check` takes.
     pub(super) fn ids(&mut self, key: &'static str, right: &str, check: impl Fn(&str) -> Result<String, String>) -> Vec<String> {
         let list = Form::new("an array of strings", format!("a list of at most {MAX_LIST} strings, each {right}"));

@@ -22,8 +22,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use alerting::{
-    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Outbox, Pagerduty, ParseMode, Slack, SlackAccess,
-    Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Opsgenie, Outbox, Pagerduty, ParseMode, Responder,
+    Slack, SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook,
 };
 pub use load::{known_keys, load, parse, parse_bytes};
 pub use problem::{Problem, Problems};

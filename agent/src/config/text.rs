@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use url::Url;
 
-use super::Pattern;
+use super::{Pattern, Responder};
 use crate::model::zone;
 
 /// Most memory that one compiled pattern may take, in bytes.
@@ -255,6 +255,22 @@ pub(super) fn routing_key(text: &str) -> Result<String, String> {
     if text.len() == 32 { letter_id(text) } else { Err("does not have 32 characters".into()) }
 }
 
+/// Somebody whom Opsgenie calls: kind and name.
+pub(super) fn responder(text: &str) -> Result<Responder, String> {
+    let found =
+        text.split_once(':').and_then(|(kind, name)| Some((Responder::KINDS.into_iter().find(|known| *known == kind)?, name)));
+    match found {
+        Some((kind, name)) if !name.trim().is_empty() => Ok(Responder { kind, name: line(name)? }),
+        _ => Err("names nobody".into()),
+    }
+}
+
+/// A tag of Opsgenie, whose own pages separate them by commas.
+pub(super) fn tag(text: &str) -> Result<String, String> {
+    let tag = line(text)?;
+    if tag.chars().count() > 50 || tag.contains(',') { Err("is too long or holds a comma".into()) } else { Ok(tag) }
+}
+
 /// A bot's token, which becomes part of a URL's path.
 pub(super) fn bot_token(text: &str) -> Result<String, String> {
     match text.split_once(':') {
@@ -420,6 +436,8 @@ mod tests {
             &["POST", "PUT", "PATCH", "OPTIONS", "REPORT", "x-Notify"],
             &["", "GET", "get", "DELETE", "TRACE", "post", "P T"],
         );
+        check(responder, &["team:ops", "user:a@b.org", "schedule:night: shift"], &["", "ops", "team:", "group:ops", "team:a\n"]);
+        check(tag, &["os:linux"], &["", "a,b", "012345678901234567890123456789012345678901234567890"]);
         check(login_name, &["ops"], &["", "ops:x", "o\n"]);
         check(token, &["tk_0-9.~+/=:"], &["", "a b", "a\n", "ä"]);
         check(hmac_secret, &["0123456789abcdef"], &["", "0123456789abcde", "0123456789abcdef\n"]);

@@ -8,6 +8,7 @@ mod alertmanager;
 mod card;
 mod discord;
 mod http;
+mod opsgenie;
 mod pagerduty;
 mod post;
 mod slack;
@@ -181,6 +182,7 @@ pub const NOTIFIERS: &[Row] = &[
     syslog::ROW,
     alertmanager::ROW,
     pagerduty::ROW,
+    opsgenie::ROW,
     teams::ROW,
 ];
 

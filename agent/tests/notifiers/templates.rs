@@ -112,7 +112,11 @@ fn syslogs_template_is_the_text_behind_the_tag() {
 fn services_have_a_template_in_place_of_their_main_text() {
     let mut config = everything_enabled();
     config.alerting.templates.default = Some("{{ hostname }}:\n{{ message }} {{ labels.comm }}".into());
-    let cases = [("alertmanager", "/0/annotations/description", "\n"), ("pagerduty", "/payload/summary", " ")];
+    let cases = [
+        ("alertmanager", "/0/annotations/description", "\n"),
+        ("pagerduty", "/payload/summary", " "),
+        ("opsgenie", "/body/description", "\n"),
+    ];
     for (name, place, line_break) in cases {
         let channel = channel(name, &config).unwrap().unwrap();
         let said = |alert: Alert| {
