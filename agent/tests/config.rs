@@ -152,7 +152,7 @@ fn shipped_channels_state_their_defaults() {
     assert_eq!(full, read(&least));
     assert!(full.discord.is_some() && full.slack.is_some() && full.telegram.is_some(), "{full:?}");
     assert!(full.email.is_some() && full.webhook.is_some() && full.syslog.is_some(), "{full:?}");
-    assert!(full.teams.is_some(), "{full:?}");
+    assert!(full.teams.is_some() && full.ntfy.is_some(), "{full:?}");
     assert!(full.alertmanager.is_some() && full.pagerduty.is_some() && full.opsgenie.is_some(), "{full:?}");
 }
 

@@ -56,6 +56,8 @@ pub struct Alerting {
     pub opsgenie: Option<Opsgenie>,
     /// `[alerting.teams]`
     pub teams: Option<Teams>,
+    /// `[alerting.ntfy]`
+    pub ntfy: Option<Ntfy>,
 }
 
 impl Default for Alerting {
@@ -84,6 +86,7 @@ impl Default for Alerting {
             pagerduty: None,
             opsgenie: None,
             teams: None,
+            ntfy: None,
         }
     }
 }
@@ -372,6 +375,17 @@ impl Responder {
 pub struct Teams {
     /// The workflow's trigger, or a connector; its path and query are credentials.
     pub webhook_url: Secret,
+    /// What is sent here.
+    pub severities: Severities,
+}
+
+/// `[alerting.ntfy]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ntfy {
+    /// Server and topic; who knows a topic may read it.
+    pub url: Secret,
+    /// What the server is told about who speaks.
+    pub login: Login,
     /// What is sent here.
     pub severities: Severities,
 }

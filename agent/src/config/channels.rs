@@ -11,8 +11,8 @@ use super::sections::DAY;
 use super::silences::silences;
 use super::value::Form;
 use super::{
-    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Opsgenie, Outbox, Pagerduty, ParseMode, Secret, Slack,
-    SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Ntfy, Opsgenie, Outbox, Pagerduty, ParseMode, Secret,
+    Slack, SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
 
@@ -63,6 +63,7 @@ pub(super) fn alerting(s: &mut Section<'_>) -> Alerting {
         pagerduty: s.channel("pagerduty", pagerduty),
         opsgenie: s.channel("opsgenie", opsgenie),
         teams: s.channel("teams", teams),
+        ntfy: s.channel("ntfy", ntfy),
     }
 }
 
@@ -257,6 +258,11 @@ fn opsgenie(s: &mut Section<'_>) -> Option<Opsgenie> {
 fn teams(s: &mut Section<'_>) -> Option<Teams> {
     let webhook_url = s.required_secret("webhook_url", text::WEB_ADDRESS, text::web_address);
     Some(Teams { severities: s.severities(Severity::Warn), webhook_url: webhook_url? })
+}
+
+fn ntfy(s: &mut Section<'_>) -> Option<Ntfy> {
+    let url = s.required_secret("url", "an http:// or https:// URL that ends in a topic", text::topic_address);
+    Some(Ntfy { login: login(s), severities: s.severities(Severity::Warn), url: url? })
 }
 
 /// Name and password, or a token.

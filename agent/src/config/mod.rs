@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use alerting::{
-    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Opsgenie, Outbox, Pagerduty, ParseMode, Responder,
+    Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Ntfy, Opsgenie, Outbox, Pagerduty, ParseMode, Responder,
     Slack, SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook,
 };
 pub use load::{known_keys, load, parse, parse_bytes};

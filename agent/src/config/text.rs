@@ -271,6 +271,17 @@ pub(super) fn tag(text: &str) -> Result<String, String> {
     if tag.chars().count() > 50 || tag.contains(',') { Err("is too long or holds a comma".into()) } else { Ok(tag) }
 }
 
+/// A URL of the web whose path ends in a topic of ntfy.
+pub(super) fn topic_address(text: &str) -> Result<String, String> {
+    let address = web_address(text)?;
+    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+    let topic = url.path().rsplit('/').next().unwrap_or_default();
+    if topic.len() > 64 || !is_id(topic, |b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err("does not end in a topic: up to 64 letters, digits, \"-\" and \"_\"".into());
+    }
+    Ok(address)
+}
+
 /// A bot's token, which becomes part of a URL's path.
 pub(super) fn bot_token(text: &str) -> Result<String, String> {
     match text.split_once(':') {
@@ -438,6 +449,7 @@ mod tests {
         );
         check(responder, &["team:ops", "user:a@b.org", "schedule:night: shift"], &["", "ops", "team:", "group:ops", "team:a\n"]);
         check(tag, &["os:linux"], &["", "a,b", "012345678901234567890123456789012345678901234567890"]);
+        check(topic_address, &["https://ntfy.sh/a_b-1"], &["", "https://ntfy.sh", "https://ntfy.sh/a/", "https://ntfy.sh/a.b"]);
         check(login_name, &["ops"], &["", "ops:x", "o\n"]);
         check(token, &["tk_0-9.~+/=:"], &["", "a b", "a\n", "ä"]);
         check(hmac_secret, &["0123456789abcdef"], &["", "0123456789abcde", "0123456789abcdef\n"]);

@@ -8,6 +8,7 @@ mod alertmanager;
 mod card;
 mod discord;
 mod http;
+mod ntfy;
 mod opsgenie;
 mod pagerduty;
 mod post;
@@ -184,6 +185,7 @@ pub const NOTIFIERS: &[Row] = &[
     pagerduty::ROW,
     opsgenie::ROW,
     teams::ROW,
+    ntfy::ROW,
 ];
 
 /// Makes every enabled channel. One that cannot be made costs only itself.

@@ -35,6 +35,7 @@ pub fn everything_enabled() -> Config {
     config.alerting.alertmanager = Some(super::alertmanager::configured("http://127.0.0.1:9093", Login::None));
     config.alerting.pagerduty = Some(super::pagerduty::configured("http://127.0.0.1/"));
     config.alerting.opsgenie = Some(super::opsgenie::configured("http://127.0.0.1/"));
+    config.alerting.ntfy = Some(super::ntfy::configured("http://127.0.0.1/topic", Login::None));
     config
 }
 

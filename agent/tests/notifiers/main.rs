@@ -9,6 +9,7 @@ mod chats;
 mod discord;
 mod golden;
 mod limits;
+mod ntfy;
 mod opsgenie;
 mod outbox;
 mod pagerduty;

@@ -116,6 +116,7 @@ fn services_have_a_template_in_place_of_their_main_text() {
         ("alertmanager", "/0/annotations/description", "\n"),
         ("pagerduty", "/payload/summary", " "),
         ("opsgenie", "/body/description", "\n"),
+        ("ntfy", "/message", "\n"),
     ];
     for (name, place, line_break) in cases {
         let channel = channel(name, &config).unwrap().unwrap();
