@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sysops_agent::config::{
-    Alerting, Analyzer, Collector, Config, Escalation, Grouping, HostRoots, Problems, ProcessCollector, Recorder, Secret,
+    Alerting, Analyzer, Collector, Config, Escalation, Grouping, HostRoots, Login, Problems, ProcessCollector, Recorder, Secret,
     SlackAccess, Thresholds, known_keys, load, parse, parse_bytes,
 };
 use toml::de::{DeTable, DeValue};
@@ -333,6 +333,72 @@ fn unreadable_files_say_what_to_do() {
         assert_eq!(problems.iter().count(), 1);
         assert!(problems.to_string().contains(says), "{problems}");
     }
+}
+
+#[test]
+fn secrets_are_read_from_files_each_time() {
+    let home = tempfile::tempdir().unwrap();
+    let secret = home.path().join("token");
+    let path = home.path().join("config.toml");
+    let text = "[alerting.webhook]\nenabled = true\nurl = 'file:@/url'\nheaders = { X-Token = 'file:@/token' }\n\
+                [alerting.ntfy]\nenabled = true\nurl = 'https://ntfy.sh/a'\ntoken = 'file:@/token'\n";
+    fs::write(&path, text.replace('@', &home.path().display().to_string())).unwrap();
+    fs::write(home.path().join("url"), "https://example.org/x\r\n").unwrap();
+    for content in ["first", "second"] {
+        fs::write(&secret, format!("{content}\n")).unwrap();
+        let alerting = load(&path).unwrap().alerting;
+        let webhook = alerting.webhook.unwrap();
+        assert_eq!((webhook.url.reveal(), webhook.headers["X-Token"].reveal()), ("https://example.org/x", content));
+        assert_eq!(alerting.ntfy.unwrap().login, Login::Bearer(Secret::new(content.into())));
+    }
+    // A variable may hold what begins like that, and a variable may be in the path.
+    let literal = "alerting.telegram = { enabled = true, bot_token = 'file:${DIR}/bot', chat_id = 1 }\n\
+                   alerting.webhook = { enabled = true, url = 'https://example.org', hmac_secret = '${VALUE}' }\n";
+    fs::write(home.path().join("bot"), "1:a").unwrap();
+    let env = |name: &str| match name {
+        "DIR" => Some(home.path().display().to_string()),
+        _ => Some("file:/nonexistent/x".into()),
+    };
+    let alerting = parse(literal, Path::new("t.toml"), &env).unwrap().alerting;
+    assert_eq!(alerting.telegram.unwrap().bot_token.reveal(), "1:a");
+    assert_eq!(alerting.webhook.unwrap().hmac_secret.unwrap().reveal(), "file:/nonexistent/x");
+    // What is no secret is no file.
+    assert_eq!(good("agent.hostname = 'file:/etc/hostname'").agent.hostname.as_deref(), Some("file:/etc/hostname"));
+}
+
+#[test]
+fn a_secret_that_cannot_be_taken_from_its_file_is_told_by_place_and_never_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| fs::write(home.path().join(name), content).unwrap();
+    file("empty", b"\n");
+    file("binary", b"hunter2\xff");
+    file("long", "hunter2".repeat(10_000).as_bytes());
+    file("two", b"hunter2\nhunter2\n");
+    fs::create_dir(home.path().join("directory")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, home.path().join("pipe"), 0o600.into()).unwrap();
+    for (name, says) in [
+        ("missing", "No such file or directory (os error 2); have the file there before the start"),
+        ("empty", "it is empty; write the secret into it"),
+        ("binary", "it holds bytes that are not UTF-8"),
+        ("long", "it is larger than 64 KiB"),
+        ("directory", "it is no regular file; name one"),
+        ("pipe", "it is no regular file; name one"),
+        ("two", "holds a control character"),
+    ] {
+        let path = home.path().join(name).display().to_string();
+        for section in ["enabled = true", "enabled = false"] {
+            let text = format!(
+                "[alerting.telegram]\n{section}\nchat_id = 1\n\n[alerting.webhook]\n{section}\nurl = 'file:{path}'\nx = 1"
+            );
+            let problems = bad(&text);
+            let told = problems.to_string();
+            let ours: Vec<_> = problems.iter().filter(|problem| problem.key == "alerting.webhook.url").collect();
+            assert!(matches!(ours.as_slice(), [problem] if problem.line == Some(7)), "{told}");
+            assert!(told.contains(says) && told.contains(&format!("{path:?}")), "{told}");
+            assert!(!told.contains(SECRET), "{told}");
+        }
+    }
+    assert!(bad("alerting.email.password = 'file:token'").to_string().contains("is no absolute path; write file: and one"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn remedy(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-/// Validates the bytes of a configuration file; `file` only stands in the problems. Pure.
+/// Validates the bytes of a configuration file; `file` only stands in the problems. Pure but for the files that secrets are in.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ fn whole(file: &Path, what: String) -> Problems {
     Problems::one(Problem { file: file.to_owned(), line: None, key: String::new(), what })
 }
 
-/// Validates a configuration; `file` only stands in the problems, `env` answers `${NAME}`. Pure.
+/// Validates a configuration; `file` only stands in the problems, `env` answers `${NAME}`. Pure but for the files that secrets are in.
 ///
 /// # Errors
 ///

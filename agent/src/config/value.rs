@@ -4,8 +4,11 @@
 
 use std::borrow::Cow;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::path::Path;
 
 use toml::de::{DeArray, DeTable, DeValue};
+
+use super::secret;
 
 /// Most of a value that a problem quotes, in characters.
 const MAX_QUOTED: usize = 64;
@@ -112,9 +115,18 @@ impl<'a, 'f> Value<'a, 'f> {
         self.value.as_table().ok_or_else(|| self.wrong_type())
     }
 
-    /// A string, variables put in.
+    /// A string, variables put in; a secret may be in a file that is named instead.
     pub(super) fn text(&self) -> Result<Text<'a>, String> {
         let raw = self.value.as_str().ok_or_else(|| self.wrong_type())?;
+        // Only where the configuration itself says so: a secret in a variable may begin like that.
+        if let Some(path) = raw.strip_prefix(secret::FILE).filter(|_| self.form.secret) {
+            let value = secret::from_file(Path::new(&*expand(path, self.env)?));
+            let shown = quoted(path);
+            return match value {
+                Ok(value) => Ok(Text { value: value.into(), shown: format!("the content of {shown}") }),
+                Err(reason) => Err(format!("cannot take the secret from {shown}: {reason}")),
+            };
+        }
         let shown = if self.form.secret { "the value".into() } else { quoted(raw) };
         Ok(Text { value: expand(raw, self.env)?, shown })
     }
