@@ -3,9 +3,11 @@
 #[cfg(test)]
 mod common;
 
+use std::process::{Command, Stdio};
+
 use common::{Stage, TRANSPORTS};
 use xtask::faults::fd_exhaustion::{FdExhaustion, Kind};
-use xtask::faults::needs_root;
+use xtask::faults::{KillOnDrop, needs_root};
 
 #[cfg(test)]
 fn is_named(kind: Kind, name: &str) {
@@ -25,6 +27,28 @@ fn is_named(kind: Kind, name: &str) {
         assert!(evidence["commonest"].as_str().is_some_and(|commonest| commonest.starts_with(name)), "{body:#}");
         stage.strike(&alert);
     }
+}
+
+/// Of a process that was started with secrets in its arguments, the command line is told without them.
+#[test]
+fn secrets_of_a_command_line_stay_on_the_host() {
+    // Fills the table of descriptors, and tries again 20 times a second; a read with a time limit needs none.
+    const LEAK: &str = "ulimit -n 16; for fd in 3 4 5 6 7 8 9 10 11 12 13 14 15; do eval \"exec $fd</dev/null\"; done; \
+                        while :; do : </dev/null; read -t 0.05; done";
+    if needs_root() {
+        return;
+    }
+    let stage = Stage::set(TRANSPORTS[0], "");
+    let arguments = ["app", "--password=hunter2", "--token", "hunter2", "postgres://app:hunter2@db/shop", "--port=5432"];
+    let mut leak = Command::new("bash");
+    leak.args(["-c", LEAK]).args(arguments).stdin(Stdio::piped()).stderr(Stdio::null());
+    let leak = KillOnDrop::new(leak.spawn().unwrap());
+    let alert = stage.alert("kernel_fd_exhausted", &[("pid", &leak.pid().to_string())]);
+    let told = alert.body["evidence"]["command_line"].as_str().unwrap();
+    assert!(told.ends_with("app --password=*** --token *** postgres://app:***@db/shop --port=5432"), "{told}");
+    assert!(!alert.body.to_string().contains("hunter2"), "{:#}", alert.body);
+    drop(leak);
+    stage.strike(&alert);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod isolate;
 mod kmsg;
 mod mounts;
 mod process;
+mod scrub;
 mod sockets;
 mod tcp_segments;
 mod tcp_states;

@@ -4,14 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 
-use super::Host;
+use super::{Host, scrub};
 
 /// Most descriptors that are looked at one by one.
 const MAX_DESCRIPTORS: usize = 4096;
 /// Most bytes of a command line that are kept.
 const MAX_COMMAND_LINE: usize = 1024;
+/// Most bytes of one that are looked at.
+const MAX_READ: u64 = 64 << 10;
 
 /// A directory `/proc/PID`.
 #[derive(Clone, Debug)]
@@ -81,16 +84,21 @@ impl Process {
         rest.split_whitespace().nth(19)?.parse().ok()
     }
 
-    /// Command line with spaces between its arguments. Reading it may wait for the process' memory lock: only call it where
-    /// waiting is allowed.
+    /// Command line with spaces between its arguments, without the secrets in it (`scrub`). Reading it may wait for the process'
+    /// memory lock: only call it where waiting is allowed.
     pub fn command_line(&self) -> Option<String> {
-        let mut bytes = fs::read(self.dir.join("cmdline")).ok()?;
+        let mut bytes = Vec::new();
+        fs::File::open(self.dir.join("cmdline")).ok()?.take(MAX_READ).read_to_end(&mut bytes).ok()?;
+        // Half a secret may look like none.
+        if bytes.len() as u64 == MAX_READ {
+            bytes.truncate(bytes.iter().rposition(|byte| *byte == 0).unwrap_or(0));
+        }
         while bytes.last() == Some(&0) {
             bytes.pop();
         }
-        bytes.truncate(MAX_COMMAND_LINE);
-        bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
-        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        let mut line = scrub::command_line(&bytes);
+        line.truncate(MAX_COMMAND_LINE);
+        (!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
     }
 
     /// Path of the process' cgroup: in the hierarchy of `controller` where that is a version 1 one, else in version 2.
