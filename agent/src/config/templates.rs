@@ -52,7 +52,7 @@ const NO_FILTERS: [&str; 9] = ["safe", "escape", "e", "pprint", "indent", "forma
 const NO_GLOBALS: [&str; 4] = ["range", "dict", "debug", "namespace"];
 
 /// An environment that writes values with `write`; what a template itself holds is written as it is.
-pub fn environment(write: fn(&Value) -> String) -> Environment<'static> {
+pub fn environment(write: impl Fn(&Value) -> String + Send + Sync + 'static) -> Environment<'static> {
     let mut environment = Environment::new();
     NO_FILTERS.iter().for_each(|name| environment.remove_filter(name));
     NO_GLOBALS.iter().for_each(|name| environment.remove_global(name));
@@ -120,7 +120,7 @@ impl Write for Bounded {
 pub(super) fn check(template: &str, makes_json: bool, may_quote: bool) -> Result<String, String> {
     is_shallow(template)?;
     let quoted = |what: String| if may_quote { what } else { "is no template that can be filled in".into() };
-    let environment = environment(if makes_json { json } else { Value::to_string });
+    let environment = environment(move |value| if makes_json { json(value) } else { value.to_string() });
     let parsed = environment.template_from_str(template).map_err(|error| quoted(told(&error)))?;
     let names = parsed.undeclared_variables(false);
     let known: Vec<&'static str> = OF_ALERT.into_iter().chain(OF_MESSAGE).collect();

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::http::{Answer, Clients, Endpoint, TIMEOUT};
-use super::post::{Post, Section, Tone, fenced, fold, fullest, utf16};
+use super::post::{Post, Section, Tone, fenced, fold, frame, fullest, utf16};
+use super::template::{Escape, Template};
 use super::{Accepted, BuildError, Channel, Notifier, RETRY, Rendered, Row, SendError, Sender, Sending, Updates};
 use crate::config;
 use crate::model::{Message, Place};
@@ -19,7 +20,8 @@ pub(super) const ROW: Row = Row {
     summary: "a Discord channel",
     build: |config, clients| {
         let Some(discord) = &config.alerting.discord else { return Ok(None) };
-        let notifier = Discord::new(discord, clients).map_err(|reason| BuildError { channel: ROW.name, reason })?;
+        let notifier = Discord::new(discord, clients, Template::of(config, ROW.name))
+            .map_err(|reason| BuildError { channel: ROW.name, reason })?;
         Ok(Some(Channel {
             name: ROW.name,
             notifier: Box::new(notifier),
@@ -51,12 +53,13 @@ const ANOTHERS_MESSAGE: i64 = 50_005;
 struct Discord {
     endpoint: Endpoint,
     config: config::Discord,
+    template: Option<Template>,
 }
 
 impl Discord {
-    fn new(discord: &config::Discord, clients: &Clients) -> Result<Self, String> {
+    fn new(discord: &config::Discord, clients: &Clients, template: Option<Template>) -> Result<Self, String> {
         let endpoint = Endpoint::new(clients, KEY, &discord.webhook_url, TIMEOUT)?;
-        Ok(Self { endpoint, config: discord.clone() })
+        Ok(Self { endpoint, config: discord.clone(), template })
     }
 
     fn embeds(&self, post: &Post, is_group: bool) -> Vec<Embed> {
@@ -169,7 +172,15 @@ impl Notifier for Discord {
                 allowed_mentions: AllowedMentions { parse: [], roles },
             }
         };
-        let body = fullest((message, sender), (EMBEDS_TEXT_MAX, EMBEDS_MAX - 1), render, Body::fits);
+        let template = self.template.as_ref();
+        let templated = template.and_then(|template| template.render(message, sender, Escape::Text(markdown))).map(|text| {
+            let mut body = render(&frame(message, sender));
+            // The one that has the title.
+            body.embeds.iter_mut().take(1).for_each(|embed| embed.description.clone_from(&text));
+            body
+        });
+        let built_in = || fullest((message, sender), (EMBEDS_TEXT_MAX, EMBEDS_MAX - 1), render, Body::fits);
+        let body = templated.filter(Body::fits).unwrap_or_else(built_in);
         Rendered::of(message, serde_json::to_vec(&body).unwrap_or_default())
     }
 

@@ -127,6 +127,11 @@ pub(super) fn fullest<T>(
     best
 }
 
+/// What stands around a text of other words: title, colour, time and host.
+pub(super) fn frame(message: &Message, sender: &Sender) -> Post {
+    Post { sections: Vec::new(), remarks: Vec::new(), ..Draft::of(message, sender).post(0, 0) }
+}
+
 /// The length of a text as services count characters: in UTF-16 code units, which are never fewer than characters.
 pub(super) fn utf16(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()

@@ -9,7 +9,8 @@ use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
 use super::http::{Answer, Clients, Endpoint, TIMEOUT, sensitive};
-use super::post::{Post, READABLE, Section, fenced, fold, fullest, utf16};
+use super::post::{Post, READABLE, Section, fenced, fold, frame, fullest, utf16};
+use super::template::{Escape, Template};
 use super::{Accepted, BuildError, Channel, Notifier, RETRY, Rendered, Row, SendError, Sender, Sending, Updates};
 use crate::config::{self, SlackAccess};
 use crate::model::{Message, Place};
@@ -19,7 +20,8 @@ pub(super) const ROW: Row = Row {
     summary: "a Slack channel",
     build: |config, clients| {
         let Some(slack) = &config.alerting.slack else { return Ok(None) };
-        let notifier = Slack::new(slack, clients).map_err(|reason| BuildError { channel: ROW.name, reason })?;
+        let notifier = Slack::new(slack, clients, Template::of(config, ROW.name))
+            .map_err(|reason| BuildError { channel: ROW.name, reason })?;
         Ok(Some(Channel {
             name: ROW.name,
             updates: if notifier.bot.is_some() { Updates::InPlace } else { Updates::Separate },
@@ -50,10 +52,11 @@ struct Slack {
     bot: Option<HeaderValue>,
     channel: Option<String>,
     mention_users: Vec<String>,
+    template: Option<Template>,
 }
 
 impl Slack {
-    fn new(slack: &config::Slack, clients: &Clients) -> Result<Self, String> {
+    fn new(slack: &config::Slack, clients: &Clients, template: Option<Template>) -> Result<Self, String> {
         let (endpoint, bot) = match &slack.access {
             SlackAccess::Webhook(url) => (Endpoint::new(clients, "alerting.slack.webhook_url", url, TIMEOUT)?, None),
             SlackAccess::Bot { token, api_url } => {
@@ -62,7 +65,7 @@ impl Slack {
                 (Endpoint::new(clients, "alerting.slack.api_url", api_url, TIMEOUT)?, Some(bot))
             }
         };
-        Ok(Self { endpoint, bot, channel: slack.channel.clone(), mention_users: slack.mention_users.clone() })
+        Ok(Self { endpoint, bot, channel: slack.channel.clone(), mention_users: slack.mention_users.clone(), template })
     }
 
     fn body(&self, post: &Post, message: &Message) -> Value {
@@ -220,7 +223,16 @@ const PASSING: [&str; 7] = [
 
 impl Notifier for Slack {
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
-        let body = fullest((message, sender), (READABLE, ATTACHMENTS_MAX - 1), |post| self.body(post, message), fits);
+        let template = self.template.as_ref();
+        let templated = template.and_then(|template| template.render(message, sender, Escape::Text(foreign))).map(|text| {
+            let mut body = self.body(&frame(message, sender), message);
+            if let Some(blocks) = body["attachments"][0]["blocks"].as_array_mut() {
+                blocks.insert(0, json!({ "type": "section", "text": marked(&text) }));
+            }
+            body
+        });
+        let built_in = || fullest((message, sender), (READABLE, ATTACHMENTS_MAX - 1), |post| self.body(post, message), fits);
+        let body = templated.filter(fits).unwrap_or_else(built_in);
         Rendered::of(message, body.to_string())
     }
 

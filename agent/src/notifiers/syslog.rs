@@ -66,7 +66,7 @@ impl Syslog {
 
     /// The lines of a template: a text of several is as many.
     fn templated(&self, message: &Message, sender: &Sender) -> Option<Vec<String>> {
-        let texts = self.template.as_ref()?.render_each(message, sender, Escape::None)?;
+        let texts = self.template.as_ref()?.render_each(message, sender, Escape::Text(str::to_owned))?;
         let mut lines = Vec::new();
         // Either one text for each alert, or one for all, which is as bad as the worst.
         let alerts = message.alerts().collect::<Vec<_>>();

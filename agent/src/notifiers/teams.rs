@@ -6,7 +6,8 @@
 use serde::Serialize;
 
 use super::http::{Answer, Clients, Endpoint, TIMEOUT};
-use super::post::{List, Post, READABLE, Section, Tone, fullest, utf16};
+use super::post::{List, Post, READABLE, Section, Tone, frame, fullest, utf16};
+use super::template::{Escape, Template};
 use super::{Accepted, BuildError, Channel, Notifier, RETRY, Rendered, Row, SendError, Sender, Sending, Updates};
 use crate::config;
 use crate::model::Message;
@@ -16,7 +17,8 @@ pub(super) const ROW: Row = Row {
     summary: "a Microsoft Teams workflow",
     build: |config, clients| {
         let Some(teams) = &config.alerting.teams else { return Ok(None) };
-        let notifier = Teams::new(teams, clients).map_err(|reason| BuildError { channel: ROW.name, reason })?;
+        let notifier = Teams::new(teams, clients, Template::of(config, ROW.name))
+            .map_err(|reason| BuildError { channel: ROW.name, reason })?;
         Ok(Some(Channel {
             name: ROW.name,
             notifier: Box::new(notifier),
@@ -39,11 +41,12 @@ const ALERTS_MAX: usize = 30;
 
 struct Teams {
     endpoint: Endpoint,
+    template: Option<Template>,
 }
 
 impl Teams {
-    fn new(teams: &config::Teams, clients: &Clients) -> Result<Self, String> {
-        Ok(Self { endpoint: Endpoint::new(clients, KEY, &teams.webhook_url, TIMEOUT)? })
+    fn new(teams: &config::Teams, clients: &Clients, template: Option<Template>) -> Result<Self, String> {
+        Ok(Self { endpoint: Endpoint::new(clients, KEY, &teams.webhook_url, TIMEOUT)?, template })
     }
 
     async fn deliver(&self, message: &Rendered) -> Result<Accepted, SendError> {
@@ -89,7 +92,17 @@ fn connectors_error(body: &[u8]) -> Option<u16> {
 impl Notifier for Teams {
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
         let render = |post: &Post| serde_json::to_string(&envelope(post)).unwrap_or_default();
-        let body = fullest((message, sender), (READABLE, ALERTS_MAX), render, |body| 2 * utf16(body) <= MESSAGE_MAX);
+        let fits = |body: &String| 2 * utf16(body) <= MESSAGE_MAX;
+        let template = self.template.as_ref();
+        // What is run of text has no markup.
+        let templated = template.and_then(|template| template.render(message, sender, Escape::Text(str::to_owned))).map(|text| {
+            let mut envelope = envelope(&frame(message, sender));
+            let lines = text.lines().map(|text| line("None", vec![run(text)]));
+            envelope.attachments.iter_mut().for_each(|card| drop(card.content.body.splice(1..1, lines.clone())));
+            serde_json::to_string(&envelope).unwrap_or_default()
+        });
+        let built_in = || fullest((message, sender), (READABLE, ALERTS_MAX), render, fits);
+        let body = templated.filter(fits).unwrap_or_else(built_in);
         Rendered::of(message, body)
     }
 

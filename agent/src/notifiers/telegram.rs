@@ -9,7 +9,8 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::http::{Answer, Clients, Endpoint, TIMEOUT};
-use super::post::{Post, Tone, fold, fullest, utf16};
+use super::post::{Post, Tone, fold, frame, fullest, utf16};
+use super::template::{Escape, Template};
 use super::{Accepted, BuildError, Channel, Notifier, RETRY, Rendered, Row, SendError, Sender, Sending, Updates};
 use crate::config::{self, ParseMode, Secret};
 use crate::model::{Message, Place};
@@ -19,7 +20,8 @@ pub(super) const ROW: Row = Row {
     summary: "a Telegram chat",
     build: |config, clients| {
         let Some(telegram) = &config.alerting.telegram else { return Ok(None) };
-        let notifier = Telegram::new(telegram, clients).map_err(|reason| BuildError { channel: ROW.name, reason })?;
+        let template = Template::of(config, ROW.name);
+        let notifier = Telegram::new(telegram, clients, template).map_err(|reason| BuildError { channel: ROW.name, reason })?;
         Ok(Some(Channel {
             name: ROW.name,
             notifier: Box::new(notifier),
@@ -47,10 +49,11 @@ struct Telegram {
     is_silent: bool,
     /// The supergroup that the chat became while the agent ran; 0 where it did not.
     migrated: AtomicI64,
+    template: Option<Template>,
 }
 
 impl Telegram {
-    fn new(telegram: &config::Telegram, clients: &Clients) -> Result<Self, String> {
+    fn new(telegram: &config::Telegram, clients: &Clients, template: Option<Template>) -> Result<Self, String> {
         let endpoint = Endpoint::new(clients, "alerting.telegram.api_url", &telegram.api_url, TIMEOUT)?;
         Ok(Self {
             endpoint,
@@ -59,6 +62,7 @@ impl Telegram {
             parse_mode: telegram.parse_mode,
             is_silent: telegram.disable_notification,
             migrated: AtomicI64::new(0),
+            template,
         })
     }
 
@@ -159,6 +163,23 @@ fn number(text: &str) -> Option<i64> {
     text.parse().ok()
 }
 
+impl Telegram {
+    /// The text of the template between title and foot, with its markup, and with that shown where it is refused.
+    fn templated(&self, message: &Message, sender: &Sender) -> Option<(String, String)> {
+        let template = self.template.as_ref()?;
+        let frame = frame(message, sender);
+        let text = |markup: Markup, escape| {
+            let text = template.render(message, sender, Escape::Text(escape))?;
+            Some(format!("{} {}\n\n{text}\n\n{}", mark(frame.tone), markup.bold(&frame.title), markup.italic(&frame.foot)))
+        };
+        let marked = match self.parse_mode {
+            ParseMode::Html => text(Markup::Html, |text| Markup::Html.text(text)),
+            ParseMode::MarkdownV2 => text(Markup::MarkdownV2, |text| Markup::MarkdownV2.text(text)),
+        };
+        marked.zip(text(Markup::None, |text| Markup::None.text(text)))
+    }
+}
+
 impl Notifier for Telegram {
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
         let markup = match self.parse_mode {
@@ -167,7 +188,9 @@ impl Notifier for Telegram {
         };
         let render = |post: &Post| (text(post, markup), text(post, Markup::None));
         let fits = |(_, plain): &(String, String)| utf16(plain) <= TEXT_MAX;
-        let (marked, plain) = fullest((message, sender), (TEXT_MAX, ALERTS_MAX), render, fits);
+        let templated = self.templated(message, sender).filter(fits);
+        let built_in = || fullest((message, sender), (TEXT_MAX, ALERTS_MAX), render, fits);
+        let (marked, plain) = templated.unwrap_or_else(built_in);
         let body = self.body(&marked, &message.place).to_string();
         Rendered { parts: vec![body.into(), plain.into()], ..Rendered::of(message, "") }
     }

@@ -22,19 +22,11 @@ use crate::model::{Alert, Message};
 /// Longest value of a label or of evidence where the text is for people, in bytes.
 const VALUE_MAX: usize = 4096;
 
-/// How a channel writes text so that it stays text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a channel writes what is put in.
+#[derive(Clone, Copy)]
 pub(super) enum Escape {
-    /// As it is: plain text.
-    None,
-    /// HTML, and Telegram's subset of it.
-    Html,
-    /// Telegram's MarkdownV2.
-    MarkdownV2,
-    /// Discord's Markdown, which Teams also reads. Mentions are for `allowed_mentions` to prevent.
-    Markdown,
-    /// Slack's mrkdwn.
-    Slack,
+    /// As text, of which this makes the channel's markup.
+    Text(fn(&str) -> String),
     /// Each value as JSON, with its quotes.
     Json,
 }
@@ -67,8 +59,7 @@ impl Template {
     pub(super) fn render(&self, message: &Message, sender: &Sender, escape: Escape) -> Option<String> {
         let mut texts = self.render_each(message, sender, escape)?;
         if !self.names_remarks {
-            let write = escape.writer();
-            texts.extend(remarks(message).into_iter().map(|remark| write(&Value::from(remark))));
+            texts.extend(remarks(message).into_iter().map(|remark| escape.write(&Value::from(remark))));
         }
         Some(texts.join("\n"))
     }
@@ -80,7 +71,7 @@ impl Template {
 
     /// As [`render`](Self::render), each alert by itself and without the remarks: for what cannot be put below each other.
     pub(super) fn render_each(&self, message: &Message, sender: &Sender, escape: Escape) -> Option<Vec<String>> {
-        let environment = environment(escape.writer());
+        let environment = environment(move |value| escape.write(value));
         let texts: Result<Vec<_>, _> = if self.names_alerts {
             let lead = message.lead()?;
             self.fill_in(&environment, lead, message, sender, escape).map(|text| vec![text])
@@ -109,7 +100,7 @@ impl Template {
         if text.trim().is_empty() {
             return Err("makes no text".into());
         }
-        if escape == Escape::Json && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
+        if escape.is_data() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
             return Err("does not make JSON".into());
         }
         Ok(text)
@@ -127,7 +118,7 @@ impl Template {
 
 /// What a template may name of an alert: the names that the configuration knows.
 fn of_alert(alert: &Alert, sender: &Sender, escape: Escape) -> BTreeMap<&'static str, Value> {
-    let is_data = escape == Escape::Json;
+    let is_data = escape.is_data();
     let line = |text: &str| if is_data { Value::from(text) } else { Value::from(inert(text)) };
     let timestamp = || zoned(alert.at, &sender.time_zone).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
     let trend = alert.evidence.get("trend").and_then(Json::as_str).unwrap_or_default();
@@ -181,15 +172,15 @@ fn of_json(value: &Json, is_data: bool) -> Value {
 }
 
 impl Escape {
-    fn writer(self) -> fn(&Value) -> String {
+    fn write(self, value: &Value) -> String {
         match self {
-            Self::None => text,
-            Self::Html => |value| replaced(&text(value), html),
-            Self::Slack => |value| replaced(&text(value), slack),
-            Self::MarkdownV2 => |value| backslashed(&text(value), "_*[]()~`>#+-=|{}.!\\"),
-            Self::Markdown => |value| backslashed(&text(value), "\\*_~`|>#-+[](){}<@:!"),
-            Self::Json => json,
+            Self::Text(escape) => escape(&text(value)),
+            Self::Json => json(value),
         }
+    }
+
+    fn is_data(self) -> bool {
+        matches!(self, Self::Json)
     }
 }
 
@@ -202,45 +193,6 @@ fn text(value: &Value) -> String {
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => json(value),
         _ => value.to_string(),
     }
-}
-
-fn replaced(text: &str, entity: fn(char) -> Option<&'static str>) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match entity(c) {
-            Some(entity) => escaped.push_str(entity),
-            None => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-fn slack(c: char) -> Option<&'static str> {
-    match c {
-        '&' => Some("&amp;"),
-        '<' => Some("&lt;"),
-        '>' => Some("&gt;"),
-        _ => None,
-    }
-}
-
-fn html(c: char) -> Option<&'static str> {
-    match c {
-        '"' => Some("&quot;"),
-        '\'' => Some("&#39;"),
-        c => slack(c),
-    }
-}
-
-fn backslashed(text: &str, special: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if special.contains(c) {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
 }
 
 #[cfg(test)]

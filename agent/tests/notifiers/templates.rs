@@ -131,3 +131,41 @@ fn services_have_a_template_in_place_of_their_main_text() {
         assert!(said(huge()).len() <= 16_000, "{name}");
     }
 }
+
+/// What chats send, with and without a template, for messages of all kinds.
+fn chat(name: &str, template: &str, message: &Message) -> String {
+    let mut config = super::golden::everything_enabled();
+    if !template.is_empty() {
+        config.alerting.templates.by_channel.insert(name.into(), template.into());
+    }
+    String::from_utf8(channel(name, &config).unwrap().unwrap().notifier.render(message, &sender()).text().to_vec()).unwrap()
+}
+
+#[test]
+fn a_chats_template_stands_between_title_and_foot() {
+    for name in ["discord", "slack", "telegram", "teams"] {
+        let text = chat(name, "Look: {{ message }}", &of(alert(Severity::Critical)));
+        for said in ["Look: CPU usage 95", "CRITICAL web", "2026"] {
+            assert!(text.contains(said), "{name} lacks {said}: {text}");
+        }
+        assert!(!text.contains("Metric"), "{name}: {text}");
+        let group = chat(name, "Look: {{ metric }}", &grouped());
+        assert!(group.matches("Look: ").count() >= 3, "{name}: {group}");
+        assert!(group.contains("and 42 more"), "{name}: {group}");
+    }
+}
+
+#[test]
+fn a_chats_template_keeps_markup_out_and_limits() {
+    for (name, template, escaped) in [
+        ("discord", "**{{ labels.markup }}**", r"**\\*b\\* \\_i\\_"),
+        ("slack", "*{{ labels.markup }}*", "&lt;b&gt;&amp;amp;&lt;/b&gt; &lt;@U1&gt;"),
+        ("telegram", "<b>{{ labels.markup }}</b>", "<b>*b* _i_ ~s~ ||s|| `c` &lt;b&gt;"),
+        ("teams", "{{ labels.markup }}", "*b* _i_"),
+    ] {
+        let text = chat(name, template, &of(hostile()));
+        assert!(text.contains(escaped), "{name} lacks {escaped}: {text}");
+        let without = chat(name, "", &of(huge()));
+        assert_eq!(chat(name, "{{ labels }} {{ labels }} {{ message * 20 }}", &of(huge())), without, "{name}");
+    }
+}
