@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sysops_agent::config::{
     Alerting, Analyzer, Collector, Config, Escalation, Grouping, HostRoots, Login, Problems, ProcessCollector, Recorder, Secret,
-    SlackAccess, Thresholds, known_keys, load, parse, parse_bytes,
+    SlackAccess, SmtpEncryption, Thresholds, known_keys, load, parse, parse_bytes,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -203,6 +203,22 @@ fn numbers_and_units_are_converted() {
     assert_eq!(config.ebpf.probes, ["fd", "oom"]);
     assert_eq!(config.alerting.telegram.unwrap().chat_id, "-100123");
     assert_eq!(config.alerting.discord.unwrap().embed_color_warn, 0xff00);
+}
+
+#[test]
+fn mail_is_encrypted_as_its_port_and_its_keys_say() {
+    for (keys, expected) in [
+        ("", SmtpEncryption::StartTls),
+        ("smtp_port = 465", SmtpEncryption::Implicit),
+        ("smtp_port = 465\nsmtp_tls_mode = 'starttls'", SmtpEncryption::StartTls),
+        ("smtp_port = 2525\nsmtp_tls_mode = 'implicit'", SmtpEncryption::Implicit),
+        ("smtp_port = 25\nsmtp_tls = false", SmtpEncryption::None),
+        ("smtp_tls = false\nsmtp_host = '::1'\nusername = 'a'\npassword = 'b'", SmtpEncryption::None),
+    ] {
+        let host = if keys.contains("smtp_host") { "" } else { "smtp_host = 'mail.example.org'\n" };
+        let text = format!("[alerting.email]\nenabled = true\n{host}from = 'a@example.org'\nto = ['b@example.org']\n{keys}\n");
+        assert_eq!(good(&text).alerting.email.unwrap().encryption, expected, "{keys}");
+    }
 }
 
 #[test]

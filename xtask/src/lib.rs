@@ -4,4 +4,5 @@
 
 pub mod agent_process;
 pub mod faults;
+pub mod mail_server;
 pub mod receiver;

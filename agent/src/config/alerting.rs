@@ -219,6 +219,17 @@ pub struct Telegram {
     pub severities: Severities,
 }
 
+/// How a connection to a mail server is encrypted: `smtp_tls` and `smtp_tls_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpEncryption {
+    /// Not at all.
+    None,
+    /// From the command STARTTLS on (RFC 3207), which the server has to offer.
+    StartTls,
+    /// From the first byte (RFC 8314, section 3).
+    Implicit,
+}
+
 /// `[alerting.email]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Email {
@@ -226,8 +237,8 @@ pub struct Email {
     pub smtp_host: String,
     /// Its port.
     pub smtp_port: u16,
-    /// Whether the connection must be encrypted.
-    pub smtp_tls: bool,
+    /// How the connection is encrypted.
+    pub encryption: SmtpEncryption,
     /// Login name.
     pub username: Option<String>,
     /// Password of the login.

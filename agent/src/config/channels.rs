@@ -12,7 +12,7 @@ use super::silences::silences;
 use super::value::Form;
 use super::{
     Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Ntfy, Opsgenie, Outbox, Pagerduty, ParseMode, Secret,
-    Slack, SlackAccess, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
+    Slack, SlackAccess, SmtpEncryption, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
 };
 use crate::model::Severity;
 
@@ -21,6 +21,11 @@ const CHANNELS: [&str; 11] =
     ["discord", "slack", "telegram", "email", "webhook", "syslog", "alertmanager", "pagerduty", "opsgenie", "teams", "ntfy"];
 
 const PARSE_MODES: [(&str, ParseMode); 2] = [("HTML", ParseMode::Html), ("MarkdownV2", ParseMode::MarkdownV2)];
+
+const SMTP_TLS_MODES: [(&str, SmtpEncryption); 2] =
+    [("starttls", SmtpEncryption::StartTls), ("implicit", SmtpEncryption::Implicit)];
+/// The port on which servers speak TLS from the first byte (RFC 8314, section 7.3).
+const SUBMISSIONS: u16 = 465;
 
 /// What [`text::discord_name`] takes.
 const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" and \"clyde\"";
@@ -173,9 +178,23 @@ fn email(s: &mut Section<'_>) -> Option<Email> {
     let from = s.required_string("from", text::MAILBOX, text::mailbox);
     let to = s.required_strings("to", text::MAILBOX, text::mailbox);
     both_or_neither(s);
+    let smtp_port = s.integer("smtp_port", 1..=65_535, 587);
+    let usual = if smtp_port == SUBMISSIONS { SmtpEncryption::Implicit } else { SmtpEncryption::StartTls };
+    let is_encrypted = s.boolean("smtp_tls", true);
+    let mode = s.choice("smtp_tls_mode", &SMTP_TLS_MODES, usual);
+    if !is_encrypted {
+        if s.has("smtp_tls_mode") {
+            let one = Form::new("a boolean", "true, or leave smtp_tls_mode out");
+            s.lacks("smtp_tls", "is false, but there is a smtp_tls_mode", &one);
+        }
+        if s.has("password") && !smtp_host.as_deref().is_some_and(is_this_host) {
+            let one = Form::new("a boolean", "true, or leave username and password out");
+            s.lacks("smtp_tls", "is false, and the password would be sent to another host in the clear", &one);
+        }
+    }
     Some(Email {
-        smtp_port: s.integer("smtp_port", 1..=65_535, 587),
-        smtp_tls: s.boolean("smtp_tls", true),
+        smtp_port,
+        encryption: if is_encrypted { mode } else { SmtpEncryption::None },
         username: s.optional("username", "the login name", text::line),
         password: s.optional_secret("password", "the login's password", text::line),
         subject_prefix: s.string("subject_prefix", "one line of text", text::line_or_empty, format!("[{SENDER}]")),
@@ -184,6 +203,11 @@ fn email(s: &mut Section<'_>) -> Option<Email> {
         from: from?,
         to: to?,
     })
+}
+
+/// Whether a name or address is the host itself, whatever its network.
+fn is_this_host(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn webhook(s: &mut Section<'_>) -> Option<Webhook> {

@@ -39,6 +39,13 @@ impl Clients {
         Self { ca_file, plain: OnceCell::new(), tls: OnceCell::new() }
     }
 
+    /// The text of `[alerting] ca_file`, where there is one, for what is no HTTP.
+    pub(super) fn authorities(&self) -> Result<Option<Vec<u8>>, String> {
+        let Some(file) = &self.ca_file else { return Ok(None) };
+        authorities(file)?;
+        std::fs::read(file).map(Some).map_err(|error| format!("cannot read [alerting] ca_file {}: {error}", file.display()))
+    }
+
     fn client(&self, is_tls: bool) -> Result<Client, String> {
         let cell = if is_tls { &self.tls } else { &self.plain };
         if let Some(client) = cell.get() {
@@ -321,7 +328,7 @@ fn root_cause(error: &reqwest::Error) -> String {
 }
 
 /// What is behind an error, outermost first.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     // `io::Error::source` skips the error that it wraps, which here is the telling one.
     fn inner<'a>(&cause: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
         match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

@@ -6,7 +6,9 @@
 
 mod alertmanager;
 mod card;
+mod dial;
 mod discord;
+mod email;
 mod http;
 mod ntfy;
 mod opsgenie;
@@ -179,6 +181,7 @@ pub const NOTIFIERS: &[Row] = &[
     discord::ROW,
     slack::ROW,
     telegram::ROW,
+    email::ROW,
     webhook::ROW,
     syslog::ROW,
     alertmanager::ROW,

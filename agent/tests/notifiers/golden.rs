@@ -8,7 +8,7 @@ use sysops_agent::config::{Config, Login, ParseMode, Secret, Syslog, SyslogFacil
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
-use super::{alert, discord, oom, sender, slack, teams, telegram};
+use super::{alert, discord, email, oom, sender, slack, teams, telegram};
 
 pub fn everything_enabled() -> Config {
     let mut config = Config::default();
@@ -26,6 +26,7 @@ pub fn everything_enabled() -> Config {
     config.alerting.slack = Some(slack::config(slack::bot("http://127.0.0.1/api/")));
     config.alerting.telegram = Some(telegram::config("http://127.0.0.1/", ParseMode::Html));
     config.alerting.teams = Some(teams::config("http://127.0.0.1/"));
+    config.alerting.email = Some(email::example());
     config.alerting.syslog = Some(Syslog {
         facility: SyslogFacility(3),
         tag: "sysops-agent".into(),
@@ -86,7 +87,7 @@ pub fn grouped() -> Message {
 }
 
 /// An incident that this channel was told of before.
-fn followed(status: Status, severity: Severity, before: Severity, place: Place) -> Message {
+pub fn followed(status: Status, severity: Severity, before: Severity, place: Place) -> Message {
     let now = Alert { status, delivery: "d-2".into(), ..alert(severity) };
     let previous = Some(alert(before).into());
     Message { place, news: vec![News { alert: now.clone().into(), previous, superseded: 0 }], ..Message::of(now.into()) }
@@ -119,11 +120,11 @@ fn alone(channel: &str, alert: Alert) -> Rendered {
 }
 
 /// Parts as they are sent, one after the other, with a line between them.
-fn readable(rendered: &Rendered) -> Vec<u8> {
+pub fn readable(rendered: &Rendered) -> Vec<u8> {
     rendered.parts.iter().map(|part| strip_bytes(part).into_vec()).collect::<Vec<_>>().join(&b"\n----\n"[..])
 }
 
-fn compare(file: &str, actual: &[u8]) {
+pub fn compare(file: &str, actual: &[u8]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/notifiers").join(file);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -3,6 +3,7 @@
 //! Does nothing, quickly, where all is there. The other commands call the parts they need; `run` and `build` need none of
 //! them, as the BPF objects are committed.
 
+pub mod mail_server;
 pub mod packages;
 mod rust_src;
 
@@ -15,7 +16,7 @@ use crate::workspace::{cargo, find_program, output, root, run as start, sysroot,
 
 /// Installs everything that is missing. A part that fails does not keep the others from being tried.
 pub fn run() -> Result<()> {
-    let parts: [fn() -> Result<String>; 4] = [rust, bpf_linker, rust_src::install, packages::install];
+    let parts: [fn() -> Result<String>; 5] = [rust, bpf_linker, rust_src::install, packages::install, mail_server::unpack];
     let mut failures = Vec::new();
     for part in parts {
         match part() {

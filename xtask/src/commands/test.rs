@@ -21,7 +21,8 @@ pub struct Options {
 /// Provides the system programs that the tests call, then runs the tests.
 pub fn run(options: &Options) -> Result<()> {
     if is_root() {
-        for provided in [setup::packages::install().map(drop), mount_tracefs()] {
+        let mail_server = setup::mail_server::unpack().map(drop);
+        for provided in [setup::packages::install().map(drop), mail_server, mount_tracefs()] {
             if let Err(error) = provided {
                 eprintln!("warning: {error:#}; tests that need it fail");
             }

@@ -70,7 +70,8 @@ pub fn needs_program(name: &str, package: &str) -> bool {
     true
 }
 
-fn skip(need: &str) {
+/// Says that the calling test is skipped, and notes it in the file of [`SKIPS_FILE`].
+pub(crate) fn skip(need: &str) {
     let test = thread::current().name().unwrap_or("test").to_owned();
     println!("{test}: skipped: needs {need}");
     if let Some(path) = std::env::var_os(SKIPS_FILE) {

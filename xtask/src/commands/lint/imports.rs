@@ -42,7 +42,7 @@ const PLUG_INS: &[(&[&str], &[&str])] = &[
     (&["probes"], &["attach", "btf", "control", "pulse", "reader", "reading", "tracefs", "transport"]),
     (&["engine", "analyzers"], &[]),
     (&["engine", "chains"], &[]),
-    (&["notifiers"], &["card", "http", "post", "template", "text"]),
+    (&["notifiers"], &["card", "dial", "http", "post", "template", "text"]),
     (&["exporters"], &[]),
 ];
 
