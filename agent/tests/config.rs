@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sysops_agent::config::{
     Alerting, Analyzer, Collector, Config, Escalation, Grouping, HostRoots, Login, Problems, ProcessCollector, Recorder, Secret,
-    SlackAccess, SmtpEncryption, Thresholds, known_keys, load, parse, parse_bytes,
+    SlackAccess, SmtpEncryption, SyslogFormat, Thresholds, known_keys, load, parse, parse_bytes,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -218,6 +218,26 @@ fn mail_is_encrypted_as_its_port_and_its_keys_say() {
         let host = if keys.contains("smtp_host") { "" } else { "smtp_host = 'mail.example.org'\n" };
         let text = format!("[alerting.email]\nenabled = true\n{host}from = 'a@example.org'\nto = ['b@example.org']\n{keys}\n");
         assert_eq!(good(&text).alerting.email.unwrap().encryption, expected, "{keys}");
+    }
+}
+
+#[test]
+fn syslog_goes_to_a_server_where_one_is_named() {
+    let target = |keys: &str| {
+        let config = good(&format!("[alerting.syslog]\nenabled = true\nsocket = '/run/log'\n{keys}\n"));
+        let syslog = config.alerting.syslog.unwrap();
+        (syslog.format, syslog.target.to_string())
+    };
+    assert_eq!(target(""), (SyslogFormat::Rfc3164, "/run/log".into()));
+    for address in ["udp://logs.example.org:514", "tcp://[2001:db8::1]:601", "tcp://192.0.2.1:65535"] {
+        let keys = format!("format = 'rfc5424'\naddress = '{address}'");
+        assert_eq!(target(&keys), (SyslogFormat::Rfc5424, address.into()));
+    }
+    for address in
+        ["logs:514", "tls://logs:6514", "udp://logs", "udp://:514", "udp://logs:0", "udp://2001:db8::1:514", "tcp://a b:1"]
+    {
+        let problems = bad(&format!("[alerting.syslog]\nenabled = true\naddress = '{address}'")).to_string();
+        assert!(problems.contains("; write \"udp://host:port\" or \"tcp://host:port\""), "{problems}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! `[alerting]` and its channels.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -306,6 +307,47 @@ impl SyslogFacility {
     ];
 }
 
+/// Form of syslog lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyslogFormat {
+    /// The BSD syslog protocol: a line for people.
+    Rfc3164,
+    /// The syslog protocol: structured data, and a time with zone.
+    Rfc5424,
+}
+
+/// Where syslog lines go: `socket` or `address`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogTarget {
+    /// A local socket, normally `/dev/log`.
+    Local(PathBuf),
+    /// A server; a datagram for each line (RFC 5426).
+    Udp {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// A server; a stream (RFC 6587).
+    Tcp {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for SyslogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = match self {
+            Self::Local(path) => return write!(f, "{}", path.display()),
+            Self::Udp { host, port } => ("udp", host, port),
+            Self::Tcp { host, port } => ("tcp", host, port),
+        };
+        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+    }
+}
+
 /// `[alerting.syslog]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Syslog {
@@ -313,8 +355,10 @@ pub struct Syslog {
     pub facility: SyslogFacility,
     /// Tag of the messages.
     pub tag: String,
-    /// The local socket, normally `/dev/log`.
-    pub socket: PathBuf,
+    /// Form of the messages.
+    pub format: SyslogFormat,
+    /// Where they go.
+    pub target: SyslogTarget,
     /// What is sent here.
     pub severities: Severities,
 }

@@ -12,7 +12,8 @@ use super::silences::silences;
 use super::value::Form;
 use super::{
     Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Ntfy, Opsgenie, Outbox, Pagerduty, ParseMode, Secret,
-    Slack, SlackAccess, SmtpEncryption, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook, text,
+    Slack, SlackAccess, SmtpEncryption, Syslog, SyslogFacility, SyslogFormat, SyslogTarget, Teams, Telegram, Templates, Webhook,
+    text,
 };
 use crate::model::Severity;
 
@@ -26,6 +27,8 @@ const SMTP_TLS_MODES: [(&str, SmtpEncryption); 2] =
     [("starttls", SmtpEncryption::StartTls), ("implicit", SmtpEncryption::Implicit)];
 /// The port on which servers speak TLS from the first byte (RFC 8314, section 7.3).
 const SUBMISSIONS: u16 = 465;
+
+const SYSLOG_FORMATS: [(&str, SyslogFormat); 2] = [("rfc3164", SyslogFormat::Rfc3164), ("rfc5424", SyslogFormat::Rfc5424)];
 
 /// What [`text::discord_name`] takes.
 const DISCORD_NAME: &str = "a name of at most 80 characters without \"discord\" and \"clyde\"";
@@ -236,10 +239,13 @@ fn headers(s: &mut Section<'_>) -> BTreeMap<String, Secret> {
 }
 
 fn syslog(s: &mut Section<'_>) -> Option<Syslog> {
+    let socket = s.path("socket", "/dev/log".into());
+    let address = s.optional("address", text::SYSLOG_ADDRESS, text::syslog_address);
     Some(Syslog {
         facility: s.choice("facility", &SyslogFacility::NAMES, SyslogFacility::DAEMON),
         tag: s.string("tag", "1 to 48 visible ASCII characters without \":\" and \"[\"", text::syslog_tag, SENDER.into()),
-        socket: s.path("socket", "/dev/log".into()),
+        format: s.choice("format", &SYSLOG_FORMATS, SyslogFormat::Rfc3164),
+        target: address.unwrap_or(SyslogTarget::Local(socket)),
         severities: s.severities(Severity::Info),
     })
 }

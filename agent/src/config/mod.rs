@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use alerting::{
     Alerting, Alertmanager, Discord, Email, Escalation, Grouping, Login, Ntfy, Opsgenie, Outbox, Pagerduty, ParseMode, Responder,
-    Slack, SlackAccess, SmtpEncryption, Syslog, SyslogFacility, Teams, Telegram, Templates, Webhook,
+    Slack, SlackAccess, SmtpEncryption, Syslog, SyslogFacility, SyslogFormat, SyslogTarget, Teams, Telegram, Templates, Webhook,
 };
 pub use load::{known_keys, load, parse, parse_bytes};
 pub use problem::{Problem, Problems};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use url::Url;
 
-use super::{Pattern, Responder};
+use super::{Pattern, Responder, SyslogTarget};
 use crate::model::zone;
 
 /// Most memory that one compiled pattern may take, in bytes.
@@ -28,6 +28,9 @@ pub(super) const PATTERN: &str = "a regular expression as in https://docs.rs/reg
 pub(super) const WEB_ADDRESS: &str = "an http:// or https:// URL";
 /// What [`mailbox`] takes.
 pub(super) const MAILBOX: &str = "an address such as \"ops@example.org\" or \"Ops <ops@example.org>\"";
+
+/// What [`syslog_address`] takes.
+pub(super) const SYSLOG_ADDRESS: &str = "\"udp://host:port\" or \"tcp://host:port\"";
 
 /// Text on one line that says something.
 pub(super) fn line(text: &str) -> Result<String, String> {
@@ -168,6 +171,22 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         return Err("is no host name".into());
     }
     Ok(bare.into())
+}
+
+/// A syslog server.
+pub(super) fn syslog_address(text: &str) -> Result<SyslogTarget, String> {
+    let (scheme, server) = text.split_once("://").ok_or("does not start with \"udp://\" or \"tcp://\"")?;
+    let (name, port) = server.rsplit_once(':').ok_or("has no port")?;
+    let port = port.parse().ok().filter(|port| *port > 0).ok_or("has no port from 1 to 65535 at its end")?;
+    if name.is_empty() || name.contains(':') && !name.starts_with('[') {
+        return Err("has no host, or an IPv6 address without \"[\" and \"]\"".into());
+    }
+    let host = host(name)?;
+    match scheme {
+        "udp" => Ok(SyslogTarget::Udp { host, port }),
+        "tcp" => Ok(SyslogTarget::Tcp { host, port }),
+        _ => Err("does not start with \"udp://\" or \"tcp://\"".into()),
+    }
 }
 
 /// A mailbox (RFC 5322, section 3.4), as far as it is common: `local@domain` or `Name <local@domain>`.

@@ -96,7 +96,7 @@ impl Email {
 impl Notifier for Email {
     /// The message; and behind it, where later ones answer it, what they have to know of it, which is not sent.
     fn render(&self, message: &Message, sender: &Sender) -> Rendered {
-        let templated = self.template.as_ref().and_then(|template| template.render(message, sender, Escape::Html));
+        let templated = self.template.as_ref().and_then(|template| template.render(message, sender, Escape::Text(page::markup)));
         match compose::compose(message, sender, &self.from, &self.to, &self.subject_prefix, templated.as_deref()) {
             Some(mail) => {
                 let thread = (message.place == Place::New).then(|| mail.thread.to_string().into());

@@ -118,7 +118,7 @@ impl Notifier for Ntfy {
         } else {
             (title(lead, sender), Card::of(lead, sender).text(&remarks(message), MESSAGE_MAX))
         };
-        let templated = self.template.as_ref().and_then(|template| template.render(message, sender, Escape::None));
+        let templated = self.template.as_ref().and_then(|template| template.render(message, sender, Escape::Text(str::to_owned)));
         let text = templated.unwrap_or(text);
         let sequence = match &message.place {
             Place::Replace(reference) => reference.clone(),

@@ -66,7 +66,7 @@ impl Template {
 
     /// The words for one alert, in plain text.
     pub(super) fn plain(&self, alert: &Arc<Alert>, sender: &Sender) -> Option<String> {
-        self.render(&Message::of(Arc::clone(alert)), sender, Escape::None)
+        self.render(&Message::of(Arc::clone(alert)), sender, Escape::Text(str::to_owned))
     }
 
     /// As [`render`](Self::render), each alert by itself and without the remarks: for what cannot be put below each other.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anstream::adapter::strip_bytes;
-use serde_json::Value;
-use sysops_agent::config::{Config, Login, ParseMode, Secret, Syslog, SyslogFacility, Webhook};
+use sysops_agent::config::{Config, Login, ParseMode, Secret, Webhook};
 use sysops_agent::model::{Alert, Labels, Message, News, Place, Severities, Severity, Status, Tally};
 use sysops_agent::notifiers::{self, Rendered};
 
-use super::{alert, discord, email, oom, sender, slack, teams, telegram};
+use super::{alert, discord, email, oom, sender, slack, syslog, teams, telegram};
+use anstream::adapter::strip_bytes;
+use serde_json::Value;
 
 pub fn everything_enabled() -> Config {
     let mut config = Config::default();
@@ -27,12 +27,7 @@ pub fn everything_enabled() -> Config {
     config.alerting.telegram = Some(telegram::config("http://127.0.0.1/", ParseMode::Html));
     config.alerting.teams = Some(teams::config("http://127.0.0.1/"));
     config.alerting.email = Some(email::example());
-    config.alerting.syslog = Some(Syslog {
-        facility: SyslogFacility(3),
-        tag: "sysops-agent".into(),
-        socket: "/dev/log".into(),
-        severities: Severities::from(Severity::Info),
-    });
+    config.alerting.syslog = Some(syslog::example());
     config.alerting.alertmanager = Some(super::alertmanager::configured("http://127.0.0.1:9093", Login::None));
     config.alerting.pagerduty = Some(super::pagerduty::configured("http://127.0.0.1/"));
     config.alerting.opsgenie = Some(super::opsgenie::configured("http://127.0.0.1/"));

@@ -134,7 +134,7 @@ fn services_have_a_template_in_place_of_their_main_text() {
 
 /// What chats send, with and without a template, for messages of all kinds.
 fn chat(name: &str, template: &str, message: &Message) -> String {
-    let mut config = super::golden::everything_enabled();
+    let mut config = everything_enabled();
     if !template.is_empty() {
         config.alerting.templates.by_channel.insert(name.into(), template.into());
     }

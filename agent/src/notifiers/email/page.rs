@@ -265,7 +265,7 @@ fn colour(alert: &Alert) -> &'static str {
 }
 
 /// Text as HTML: whatever it holds, it stays text.
-fn markup(text: &str) -> String {
+pub(super) fn markup(text: &str) -> String {
     let mut markup = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
