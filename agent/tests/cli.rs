@@ -15,7 +15,7 @@ use xtask::agent_process::AgentProcess;
 use xtask::faults::fd_exhaustion::Kind;
 use xtask::faults::trace::mount_tracefs;
 use xtask::faults::{FdExhaustion, needs_root};
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 const SIGNALS: [&str; 5] = ["oom", "hung_task", "block_io", "tcp_retransmit", "fd"];
@@ -268,7 +268,7 @@ fn secrets_appear_nowhere() {
     let receiver = Receiver::start().unwrap();
     let webhook = |origin: &str, delay: u32| {
         format!(
-            "[alerting.webhook]\nenabled = true\nurl = \"http://ops:${{TEST_USER}}@{origin}hook/${{TEST_PATH}}?key=${{TEST_PATH}}\"\n\
+            "{EACH}[alerting.webhook]\nenabled = true\nurl = \"http://ops:${{TEST_USER}}@{origin}hook/${{TEST_PATH}}?key=${{TEST_PATH}}\"\n\
              headers = {{ X-Token = \"Bearer ${{TEST_HEADER}}\" }}\nretry_count = 1\nretry_delay_secs = {delay}\n"
         )
     };
@@ -298,7 +298,7 @@ fn secrets_appear_nowhere() {
     agent.reload(&webhook("127.0.0.1:1/", 1)).unwrap();
     agent.wait_for_log("is in force", Duration::from_secs(10)).unwrap();
     let _second = FdExhaustion::cause(Kind::Socket).unwrap();
-    agent.wait_for_log("alert not delivered", Duration::from_secs(20)).unwrap();
+    agent.wait_for_log("not accepted in 2 attempts", Duration::from_secs(20)).unwrap();
     agent.stop(Duration::from_secs(2)).unwrap();
     said.extend([agent.stdout(), agent.stderr()]);
     for text in said {

@@ -14,7 +14,7 @@ use xtask::agent_process::AgentProcess;
 use xtask::faults::fd_exhaustion::Kind;
 use xtask::faults::trace::mount_tracefs;
 use xtask::faults::{FdExhaustion, MemcgOom, needs_root};
-use xtask::receiver::Receiver;
+use xtask::receiver::{EACH, Receiver};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_sysops-agent");
 /// A bound against hanging.
@@ -24,7 +24,7 @@ const OOM_BYTES: u64 = 16 << 20;
 fn started(receiver: &Receiver, ebpf: &str) -> AgentProcess {
     mount_tracefs().unwrap();
     let config = format!(
-        "[agent]\ncollect_interval_secs = 1\n[ebpf]\n{ebpf}\n[alerting.grouping]\nenabled = false\n\
+        "[agent]\ncollect_interval_secs = 1\n[ebpf]\n{ebpf}\n{EACH}\
          [alerting.webhook]\nenabled = true\nurl = {:?}\n",
         receiver.url()
     );
@@ -168,7 +168,7 @@ fn a_probe_that_was_refused_is_attached_when_tracefs_is_mounted() {
     let hide = "while umount /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; do :; done; \
                 mount -t tmpfs none /sys/kernel/btf; exec \"$@\"";
     command.args(["--mount", "sh", "-c", hide, "sh", AGENT]);
-    let config = format!("[ebpf]\nprobes = [\"oom\"]\n[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
+    let config = format!("[ebpf]\nprobes = [\"oom\"]\n{EACH}[alerting.webhook]\nenabled = true\nurl = {:?}\n", receiver.url());
     let mut agent = AgentProcess::run(command, &config).unwrap();
     assert!(agent.stdout().contains("oom             kernel log; "), "{}", agent.stdout());
     let pid = agent.pid().to_string();

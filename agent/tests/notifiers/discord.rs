@@ -67,7 +67,7 @@ impl Protocol for Webhook {
                 self.messages.insert(id, body.clone());
                 match request.asked("wait") {
                     Some("true") => Reply::json(200, json!({ "id": id.to_string(), "type": 0, "embeds": body["embeds"] })),
-                    _ => Reply::text(204, ""),
+                    _ => Reply::new(204, ""),
                 }
             }
             ("PATCH", ["messages", id]) => match id.parse().ok().and_then(|id: u64| self.messages.get_mut(&id)) {
@@ -237,7 +237,7 @@ async fn refusals_are_judged() {
     let good = format!("http://{}/api/webhooks/77/secret-token", service.address);
     let told = Told::new();
     let limited = Reply::json(429, json!({ "message": "You are being rate limited.", "retry_after": 0.375, "global": false }));
-    let cloud = Reply::text(429, "error code: 1015").header("retry-after", "600");
+    let cloud = Reply::new(429, "error code: 1015").header("retry-after", "600");
     let cases = [
         (limited.header("retry-after", "1"), Duration::from_millis(375), "429 Too Many Requests: You are being rate limited."),
         (cloud, Duration::from_secs(600), "429 Too Many Requests"),
@@ -253,7 +253,7 @@ async fn refusals_are_judged() {
             }
         }
     }
-    service.next(Reply::text(502, "<html>"));
+    service.next(Reply::new(502, "<html>"));
     assert!(matches!(tell(&to(&good), &told.begins()).await, Err(SendError::Retry { after: None, .. })));
 
     let base = format!("http://{}/api/webhooks", service.address);
@@ -280,7 +280,7 @@ async fn a_page_is_no_acceptance() {
     let service = Service::start(Webhook::default()).await;
     let channel = to(&format!("http://{}/api/webhooks/77/secret-token", service.address));
     for page in ["<html>"] {
-        service.next(Reply::text(200, page));
+        service.next(Reply::new(200, page));
         let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
         assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
         assert!(

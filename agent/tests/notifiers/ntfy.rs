@@ -163,7 +163,7 @@ async fn answers_are_taken_as_documented() {
         (Reply::new(413, error(41303, "JSON body too large")), Err("see in the receiver's log")),
         (Reply::new(429, error(42901, "limit reached: too many requests")), secs(60)),
         (Reply::new(429, error(42908, "limit reached: too many messages")), secs(600)),
-        (Reply::new(429, "").with("retry-after", "7"), secs(7)),
+        (Reply::new(429, "").header("retry-after", "7"), secs(7)),
         (Reply::new(507, error(50701, "cannot publish without an active subscriber")), Ok(None)),
         (Reply::new(500, ""), Ok(None)),
     ];

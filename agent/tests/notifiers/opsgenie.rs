@@ -142,8 +142,8 @@ async fn answers_are_taken_as_documented() {
         (Reply::new(403, json!({ "code": 40301 })), Err("may create and update alerts")),
         (Reply::new(402, ""), Err("see in the receiver's log")),
         (Reply::new(404, ""), Err("check the path of alerting.opsgenie.api_url")),
-        (Reply::new(429, "").with("x-ratelimit-period-in-sec", "30"), secs(30)),
-        (Reply::new(429, "").with("retry-after", "7").with("x-ratelimit-period-in-sec", "30"), secs(7)),
+        (Reply::new(429, "").header("x-ratelimit-period-in-sec", "30"), secs(30)),
+        (Reply::new(429, "").header("retry-after", "7").header("x-ratelimit-period-in-sec", "30"), secs(7)),
         (Reply::new(429, ""), secs(60)),
         (Reply::new(503, ""), Ok(None)),
     ];

@@ -147,7 +147,7 @@ async fn answers_are_taken_as_documented() {
         (Reply::new(403, ""), Err("check the credentials in [alerting.pagerduty]")),
         (Reply::new(404, ""), Err("check the path of alerting.pagerduty.api_url")),
         (Reply::new(429, ""), secs(120)),
-        (Reply::new(429, "").with("retry-after", "7"), secs(7)),
+        (Reply::new(429, "").header("retry-after", "7"), secs(7)),
         (Reply::new(500, ""), Ok(None)),
     ];
     for (reply, expected) in cases {

@@ -16,6 +16,8 @@ use tokio::net::TcpListener;
 /// What the service was sent.
 pub struct Request {
     pub method: Method,
+    /// Path and query.
+    pub target: String,
     pub path: String,
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
@@ -47,12 +49,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub fn json(status: u16, body: Value) -> Self {
-        Self { status, headers: vec![("content-type", "application/json".into())], body: body.to_string() }
+    pub fn new(status: u16, body: impl ToString) -> Self {
+        Self { status, headers: Vec::new(), body: body.to_string() }
     }
 
-    pub fn text(status: u16, body: &str) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
+    pub fn json(status: u16, body: Value) -> Self {
+        Self { status, headers: vec![("content-type", "application/json".into())], body: body.to_string() }
     }
 
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -132,7 +134,8 @@ async fn serve<P: Protocol>(
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let query = url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let target = format!("{} {}", head.method, head.uri);
-    let request = Request { method: head.method, path: head.uri.path().to_owned(), query, headers: head.headers, body };
+    let (path, whole) = (head.uri.path().to_owned(), head.uri.to_string());
+    let request = Request { method: head.method, target: whole, path, query, headers: head.headers, body };
     let reply = {
         let mut state = state.lock().unwrap();
         state.requests.push(target);

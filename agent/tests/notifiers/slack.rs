@@ -58,7 +58,7 @@ impl Protocol for Workspace {
                 };
                 Reply::json(status, body)
             }
-            _ => Reply::text(404, "<!DOCTYPE html><title>There's been a glitch…</title>"),
+            _ => Reply::new(404, "<!DOCTYPE html><title>There's been a glitch…</title>"),
         }
     }
 }
@@ -66,14 +66,14 @@ impl Protocol for Workspace {
 impl Workspace {
     fn hook(&mut self, path: &str, request: &Request) -> Reply {
         if path != "/services/T1/B1/secret" {
-            return Reply::text(404, "no_service");
+            return Reply::new(404, "no_service");
         }
-        let Some(body) = request.json() else { return Reply::text(400, "invalid_payload") };
+        let Some(body) = request.json() else { return Reply::new(400, "invalid_payload") };
         if let Err(error) = validate(&body, &[]) {
-            return Reply::text(400, &format!("invalid_blocks {error}"));
+            return Reply::new(400, &format!("invalid_blocks {error}"));
         }
         self.hooked.push(body);
-        Reply::text(200, "ok")
+        Reply::new(200, "ok")
     }
 
     fn method(&mut self, request: &Request) -> Result<Value, String> {
@@ -275,7 +275,7 @@ async fn the_bots_refusals_are_judged() {
     let passing = [
         (limited, Some(Duration::from_secs(30)), "429 Too Many Requests: ratelimited"),
         (Reply::json(200, json!({ "ok": false, "error": "fatal_error" })), None, "refused the message: fatal_error"),
-        (Reply::text(503, "upstream"), None, "503 Service Unavailable: upstream"),
+        (Reply::new(503, "upstream"), None, "503 Service Unavailable: upstream"),
     ];
     for (reply, expected, says) in passing {
         service.next(reply);
@@ -320,19 +320,19 @@ async fn a_webhook_posts_and_its_refusals_are_judged() {
     )
     .await;
     for (reply, says) in [
-        (Reply::text(400, "invalid_payload"), "400 Bad Request: invalid_payload; the message was refused as such"),
-        (Reply::text(403, "action_prohibited"), "403 Forbidden: action_prohibited; the channel is gone, archived or closed"),
-        (Reply::text(404, "channel_not_found"), "404 Not Found: channel_not_found; the channel is gone"),
-        (Reply::text(410, "channel_is_archived"), "410 Gone: channel_is_archived; the channel is gone"),
-        (Reply::text(302, ""), "302 Found; check alerting.slack.webhook_url"),
+        (Reply::new(400, "invalid_payload"), "400 Bad Request: invalid_payload; the message was refused as such"),
+        (Reply::new(403, "action_prohibited"), "403 Forbidden: action_prohibited; the channel is gone, archived or closed"),
+        (Reply::new(404, "channel_not_found"), "404 Not Found: channel_not_found; the channel is gone"),
+        (Reply::new(410, "channel_is_archived"), "410 Gone: channel_is_archived; the channel is gone"),
+        (Reply::new(302, ""), "302 Found; check alerting.slack.webhook_url"),
     ] {
         service.next(reply);
         refused(&good, says).await;
     }
     for (reply, expected) in [
-        (Reply::text(200, "<html>"), None),
-        (Reply::text(429, "rate_limited").header("retry-after", "7"), Some(Duration::from_secs(7))),
-        (Reply::text(500, "rollup_error"), None),
+        (Reply::new(200, "<html>"), None),
+        (Reply::new(429, "rate_limited").header("retry-after", "7"), Some(Duration::from_secs(7))),
+        (Reply::new(500, "rollup_error"), None),
     ] {
         service.next(reply);
         let error = tell(&good, &told.begins()).await.unwrap_err();
@@ -345,7 +345,7 @@ async fn a_page_is_no_acceptance() {
     let service = Service::start(Workspace::default()).await;
     let channel = to(config(bot(&format!("http://{}/api/", service.address))));
     for page in ["<html>", "", "{}"] {
-        service.next(Reply::text(200, page));
+        service.next(Reply::new(200, page));
         let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
         assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
         assert!(

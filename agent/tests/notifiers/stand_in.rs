@@ -1,16 +1,14 @@
-//! A service on loopback that looks at each request and answers as the real one is documented to.
+//! A service on loopback whose answer is a function of the request, and that tells what it was asked.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{HeaderMap, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::HeaderMap;
+use hyper::body::Bytes;
 use serde_json::Value;
-use tokio::net::TcpListener;
+
+pub use super::service::Reply;
+use super::service::{self, Protocol};
 
 /// What it was asked.
 #[derive(Clone, Debug)]
@@ -34,70 +32,40 @@ impl Request {
     }
 }
 
-/// What it answers.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: String,
+type Answer = Box<dyn Fn(&Request) -> Reply + Send>;
+
+struct Answering {
+    answer: Answer,
+    asked: Arc<Mutex<Vec<Request>>>,
 }
 
-impl Reply {
-    pub fn new(status: u16, body: impl ToString) -> Self {
-        Self { status, headers: Vec::new(), body: body.to_string() }
-    }
-
-    pub fn with(mut self, name: &'static str, value: &str) -> Self {
-        self.headers.push((name, value.to_owned()));
-        self
+impl Protocol for Answering {
+    fn answer(&mut self, request: &service::Request) -> Reply {
+        let request = Request {
+            method: request.method.to_string(),
+            target: request.target.clone(),
+            headers: request.headers.clone(),
+            body: request.body.clone(),
+        };
+        let reply = (self.answer)(&request);
+        self.asked.lock().unwrap().push(request);
+        reply
     }
 }
 
 pub struct Service {
     pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Request>>>,
-    server: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
+    _server: service::Service<Answering>,
 }
 
 impl Service {
     /// Starts it; `answer` decides.
-    pub async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    pub async fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (answer, log) = (Arc::new(answer), Arc::clone(&asked));
-        let server = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (answer, log) = (Arc::clone(&answer), Arc::clone(&log));
-                tokio::spawn(async move {
-                    let service = service_fn(move |request: hyper::Request<Incoming>| {
-                        let (answer, log) = (Arc::clone(&answer), Arc::clone(&log));
-                        async move {
-                            let (head, body) = request.into_parts();
-                            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-                            let (method, target) = (head.method.to_string(), head.uri.to_string());
-                            let request = Request { method, target, headers: head.headers, body };
-                            log.lock().unwrap().push(request.clone());
-                            let reply = answer(&request);
-                            let mut response = Response::new(Full::new(Bytes::from(reply.body)));
-                            *response.status_mut() = StatusCode::from_u16(reply.status).unwrap();
-                            for (name, value) in reply.headers {
-                                response.headers_mut().insert(name, value.parse().unwrap());
-                            }
-                            Ok::<_, Infallible>(response)
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Self { address, asked, server }
+        let protocol = Answering { answer: Box::new(answer), asked: Arc::clone(&asked) };
+        let server = service::Service::start(protocol).await;
+        Self { address: server.address, asked, _server: server }
     }
 
     /// One that answers everybody the same.

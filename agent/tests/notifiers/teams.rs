@@ -40,16 +40,16 @@ impl Protocol for Channels {
             "/workflows/1/triggers/manual/paths/invoke" => match valid {
                 Some(body) => {
                     self.workflow.push(body);
-                    Reply::text(202, "")
+                    Reply::new(202, "")
                 }
                 None => Reply::json(400, json!({ "error": { "code": "TriggerInputSchemaMismatch", "message": "secret" } })),
             },
             "/webhookb2/secret" => match valid {
                 Some(body) => {
                     self.connector.push(body);
-                    Reply::text(200, "1")
+                    Reply::new(200, "1")
                 }
-                None => Reply::text(400, "Bad payload received by generic incoming webhook."),
+                None => Reply::new(400, "Bad payload received by generic incoming webhook."),
             },
             _ => Reply::json(
                 404,
@@ -151,9 +151,9 @@ async fn refusals_are_judged() {
             Reply::json(429, json!({ "error": { "code": "RunTimesThrottled" } })).header("retry-after", "12"),
             Some(Duration::from_secs(12)),
         ),
-        (Reply::text(500, ""), None),
-        (Reply::text(200, &failed(429)), None),
-        (Reply::text(200, &failed(503)), None),
+        (Reply::new(500, ""), None),
+        (Reply::new(200, &failed(429)), None),
+        (Reply::new(200, &failed(503)), None),
     ] {
         service.next(reply);
         let error = tell(&good, &Told::new().begins()).await.unwrap_err();
@@ -174,9 +174,9 @@ async fn refusals_are_judged() {
             "the workflow is turned off; turn it on",
         ),
         (Reply::json(400, json!({ "error": { "code": "TriggerInputSchemaMismatch" } })), "see that the workflow begins with"),
-        (Reply::text(400, "Bad payload"), "400 Bad Request; the message was refused as such"),
-        (Reply::text(413, ""), "413 Payload Too Large; check alerting.teams.webhook_url"),
-        (Reply::text(200, &failed(403)), "took the message, but Teams answered it with 403; a workflow in place"),
+        (Reply::new(400, "Bad payload"), "400 Bad Request; the message was refused as such"),
+        (Reply::new(413, ""), "413 Payload Too Large; check alerting.teams.webhook_url"),
+        (Reply::new(200, &failed(403)), "took the message, but Teams answered it with 403; a workflow in place"),
     ] {
         service.next(reply);
         refused(&good, says).await;
@@ -194,7 +194,7 @@ async fn a_page_is_no_acceptance() {
     let service = Service::start(Channels::default()).await;
     let channel = to(&format!("http://{}/webhookb2/secret", service.address));
     for page in ["\n<!DOCTYPE html>"] {
-        service.next(Reply::text(200, page));
+        service.next(Reply::new(200, page));
         let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
         assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
         assert!(

@@ -309,7 +309,7 @@ async fn refusals_are_judged() {
     for (reply, expected) in [
         (Reply::json(429, limited), Some(Duration::from_secs(35))),
         (Reply::json(500, json!({ "ok": false, "error_code": 500, "description": "Internal Server Error" })), None),
-        (Reply::text(502, "<html>"), None),
+        (Reply::new(502, "<html>"), None),
     ] {
         service.next(reply);
         let error = tell(&to(config(&api, ParseMode::Html)), &told.begins()).await.unwrap_err();
@@ -347,7 +347,7 @@ async fn a_page_is_no_acceptance() {
     let service = Service::start(Bot::default()).await;
     let channel = to(config(&format!("http://{}/", service.address), ParseMode::Html));
     for page in ["<html>", "", "{}"] {
-        service.next(Reply::text(200, page));
+        service.next(Reply::new(200, page));
         let error = tell(&channel, &Told::new().begins()).await.unwrap_err();
         assert!(matches!(error, SendError::Retry { .. }), "{error:?}");
         assert!(
