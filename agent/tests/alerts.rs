@@ -110,6 +110,32 @@ fn alerts_are_listed_with_what_came_of_them_also_while_no_agent_runs() {
 }
 
 #[test]
+fn what_waits_for_a_dead_channel_is_listed_and_shown_by_doctor() {
+    let host = Host::new();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = host.config().replace(&host.receiver.url(), &format!("http://{nobody}/"));
+    fs::write(host.path("config.toml"), &config).unwrap();
+    let mut agent = AgentProcess::start(Path::new(AGENT), &config, &[]).unwrap();
+    host.fails("db");
+    let waits =
+        || Ok(host.kept("db").first().is_some_and(|alert| alert["channels"]["webhook"]["state"] == "waiting").then_some(()));
+    poll("the alert that waits", SOON, waits).unwrap();
+    let waiting = || {
+        let report: Value = serde_json::from_slice(&host.ask(&["doctor", "--json"]).stdout).unwrap();
+        assert_eq!(report["outbox"], host.path("data/alerts.db").display().to_string());
+        report["channels"][0].clone()
+    };
+    let running = waiting();
+    assert_eq!((&running["channel"], &running["waiting"], &running["error"]), (&"webhook".into(), &1.into(), &Value::Null));
+    agent.stop(SOON).unwrap();
+    assert_eq!(waiting()["waiting"], 1, "it outlives the agent");
+    // The next run has somebody to tell.
+    let mut agent = host.start();
+    host.receiver.wait_for(SOON, about("db", "firing")).unwrap();
+    agent.stop(SOON).unwrap();
+}
+
+#[test]
 fn an_incident_goes_on_under_its_id_after_a_kill_and_is_told_to_be_over() {
     let host = Host::new();
     let mut agent = host.start();

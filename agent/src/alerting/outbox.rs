@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use file::{Kept, Listing, Outcome, list, silence_add, silence_remove, silences};
+pub use file::{Backlog, Kept, Listing, Outcome, backlog, list, silence_add, silence_remove, silences};
 pub use keeper::Keeper;
 
 use super::threads::Told;

@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::alerting::outbox;
 use crate::cli::Doctor;
 use crate::collectors::{Batch, COLLECTORS};
 use crate::config::Config;
-use crate::host::{Host, Unavailable};
+use crate::host::{self, Host, Unavailable};
 use crate::notifiers;
 use crate::probes::{self, Kernel, PROBES};
 use crate::runtime::capabilities::{self, USED};
@@ -32,6 +33,7 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
     let logs = try_logs(&config, &host);
     let facts = facts(&host);
     let missing = capabilities::missing();
+    let outlet = outlet(&config);
     let served = signals.iter().all(|signal| signal.source.is_some());
     if options.json {
         let report = json!({
@@ -42,6 +44,8 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             "signals": signals.iter().map(|signal| signal_json(signal, &config, &host)).collect::<Vec<_>>(),
             "kernel_log": log.as_ref().map_or_else(|unavailable| json!({"readable": false, "why": unavailable.why, "advice": unavailable.advice}), |()| json!({"readable": true})),
             "logs": logs.iter().map(log_json).collect::<Vec<_>>(),
+            "outbox": outlet.outbox,
+            "channels": outlet.channels.iter().map(Out::json).collect::<Vec<_>>(),
             "collectors": collectors.iter().map(Tried::json).collect::<Vec<_>>(),
             "lacking": lacking(&config),
         });
@@ -72,12 +76,86 @@ pub fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
         for tried in &collectors {
             let _ = writeln!(page, "  {:<18}{}", tried.name, tried.text());
         }
+        page += "\nalerts\n";
+        let _ = writeln!(page, "  {:<16}{}", "outbox", notifiers::escape(&outlet.outbox));
+        for channel in &outlet.channels {
+            let _ = writeln!(page, "  {:<16}{}", channel.name, notifiers::escape(&channel.text()));
+        }
         for sentence in lacking(&config) {
             let _ = writeln!(page, "\n{sentence}");
         }
         super::print(&page);
     }
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where alerts would go.
+struct Outlet {
+    /// Where they wait.
+    outbox: String,
+    channels: Vec<Out>,
+}
+
+/// One channel of the configuration.
+struct Out {
+    name: &'static str,
+    /// Why it cannot be made.
+    broken: Option<String>,
+    /// What waits for it on disk: how many, and for how many seconds the oldest.
+    waiting: Option<(u64, u64)>,
+}
+
+impl Out {
+    fn json(&self) -> Value {
+        json!({
+            "channel": self.name,
+            "error": self.broken,
+            "waiting": self.waiting.map_or(0, |(count, _)| count),
+            "oldest_secs": self.waiting.map(|(_, secs)| secs),
+        })
+    }
+
+    fn text(&self) -> String {
+        match (&self.broken, self.waiting) {
+            (Some(broken), _) => broken.clone(),
+            (None, None) => "set up, nothing waits; test-alert tries it".to_owned(),
+            (None, Some((count, secs))) => {
+                let oldest = notifiers::duration(std::time::Duration::from_secs(secs));
+                format!("set up, waiting: {count}, the oldest for {oldest}; test-alert tries it")
+            }
+        }
+    }
+}
+
+/// The channels of the configuration, and what the outbox of an agent that runs or ran with it holds for them.
+fn outlet(config: &Config) -> Outlet {
+    let path = outbox::path(&config.agent.data_dir);
+    let (outbox, backlog) = if !config.agent.data_dir.is_dir() {
+        (
+            format!(
+                "in memory alone: there is no directory {}; make it, or set [agent] data_dir",
+                config.agent.data_dir.display()
+            ),
+            Vec::new(),
+        )
+    } else if path.exists() {
+        match outbox::backlog(&path) {
+            Ok(backlog) => (path.display().to_string(), backlog),
+            Err(failure) => (format!("cannot be read: {failure}; is this root, or the user of the agent?"), Vec::new()),
+        }
+    } else {
+        (format!("{}, which the first start makes", path.display()), Vec::new())
+    };
+    let now = host::now();
+    let waiting = |name: &str| {
+        let found = backlog.iter().find(|backlog| backlog.channel == name);
+        found.map(|found| (found.waiting, now.since(found.oldest).as_secs()))
+    };
+    let (channels, errors) = notifiers::build(config);
+    let set_up = channels.iter().map(|channel| Out { name: channel.name, broken: None, waiting: waiting(channel.name) });
+    let broken =
+        errors.iter().map(|error| Out { name: error.channel, broken: Some(error.to_string()), waiting: waiting(error.channel) });
+    Outlet { outbox, channels: set_up.filter(|channel| channel.name != "terminal").chain(broken).collect() }
 }
 
 fn log_json((name, opened): &(&'static str, Result<String, Unavailable>)) -> Value {

@@ -325,6 +325,35 @@ fn kept(connection: &Connection, listing: Listing) -> rusqlite::Result<Vec<Kept>
     Ok(all)
 }
 
+/// What waits for one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Name of the channel.
+    pub channel: String,
+    /// How many alerts wait.
+    pub waiting: u64,
+    /// When the oldest of them came up.
+    pub oldest: Timestamp,
+}
+
+/// What waits for each channel for which something does, also while an agent writes to the database.
+///
+/// # Errors
+/// [`Failure`].
+pub fn backlog(path: &Path) -> Result<Vec<Backlog>, Failure> {
+    let connection = database::open_to_read(path, &SCHEMA)?;
+    let read = || {
+        let mut select = connection
+            .prepare("SELECT channel, count(*), min(at) FROM waiting JOIN alert USING (seq) GROUP BY channel ORDER BY channel")?;
+        let backlog = |row: &Row<'_>| {
+            let (channel, waiting): (_, i64) = (row.get(0)?, row.get(1)?);
+            Ok(Backlog { channel, waiting: waiting.unsigned_abs(), oldest: Timestamp::from_nanos(row.get(2)?) })
+        };
+        select.query_map([], backlog)?.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map_err(|error| Failure::sqlite(path, error))
+}
+
 /// The silences of a database that were made on the command line.
 ///
 /// # Errors
