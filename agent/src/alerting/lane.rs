@@ -129,18 +129,21 @@ impl Lane {
         let mut state = self.state();
         state.threads.restore(past.told, past.references);
         past.sent.into_iter().for_each(|at| state.gate.remember(at));
-        let mut bundle = Bundle::default();
+        // Those of one message that was tried go again as that message, whatever came between them; others each as they came.
+        let (mut tried, mut others): (Vec<Bundle>, Vec<Bundle>) = (Vec::new(), Vec::new());
         for Waiting { seq, alert, key } in past.waiting {
-            // Those of one message that was tried go again as that message; others each as they came.
-            if !bundle.is_empty() && (key.is_none() || bundle.key != key) {
-                state.gate.restore(std::mem::take(&mut bundle));
+            let item = Item { seq, since: alert.at, alert, superseded: 0, is_slim: false };
+            match tried.iter_mut().find(|bundle| key.is_some() && bundle.key == key) {
+                Some(bundle) => bundle.push(item),
+                None => {
+                    let kind = if key.is_some() { &mut tried } else { &mut others };
+                    let mut bundle = Bundle::of(item);
+                    bundle.key = key;
+                    kind.push(bundle);
+                }
             }
-            bundle.key = key;
-            bundle.push(Item { seq, since: alert.at, alert, superseded: 0, is_slim: false });
         }
-        if !bundle.is_empty() {
-            state.gate.restore(bundle);
-        }
+        tried.into_iter().chain(others).for_each(|bundle| state.gate.restore(bundle));
         drop(state);
         self.work.notify_one();
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sysops_agent::alerting::outbox::{self, Listing, Outcome};
 use sysops_agent::alerting::{Outbox, Restored, Router};
+use sysops_agent::config::{self, Alerting, Grouping};
 use sysops_agent::model::{Alert, Severity, Silence, Status, Window};
 use sysops_agent::notifiers::{Channel, Updates};
 
@@ -23,15 +24,15 @@ struct Run {
 
 impl Run {
     async fn start(directory: &Path, channels: Vec<Channel>) -> (Self, Vec<Arc<Alert>>) {
-        Self::start_with(directory, channels, 64 << 20).await
+        Self::start_with(directory, channels, &unlimited()).await
     }
 
-    async fn start_with(directory: &Path, channels: Vec<Channel>, max_size: u64) -> (Self, Vec<Arc<Alert>>) {
-        let (outbox, mut keeper) = Outbox::in_directory(directory, max_size);
+    async fn start_with(directory: &Path, channels: Vec<Channel>, config: &Alerting) -> (Self, Vec<Arc<Alert>>) {
+        let (outbox, mut keeper) = Outbox::in_directory(directory, config.outbox.max_size);
         let keeper = std::thread::spawn(move || keeper.run());
         let mut restored: Restored = outbox.restore(AT, PATIENCE).await.unwrap();
         let open = std::mem::take(&mut restored.open);
-        let router = Router::new(channels, sender(), &unlimited(), outbox, restored);
+        let router = Router::new(channels, sender(), config, outbox, restored);
         let couriers = run(&router);
         (Self { router, keeper, couriers }, open)
     }
@@ -83,6 +84,31 @@ async fn what_waits_is_sent_by_the_next_run_in_its_order_and_under_its_key() {
     let kept = outbox::list(&outbox::path(home.path()), Listing { open: true, since: None }).unwrap();
     let open: Vec<_> = kept.iter().map(|kept| kept.alert.as_ref().unwrap().delivery.as_str()).collect();
     assert_eq!(open, ["b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn a_group_that_was_tried_stays_that_message_whatever_came_between_its_alerts() {
+    let home = tempfile::tempdir().unwrap();
+    let (channel, seen) = scripted("c", &[Step::Accept, Step::Accept], Step::Hang);
+    let config = Alerting { grouping: Grouping::default(), ..unlimited() };
+    let (mut first, _) = Run::start_with(home.path(), vec![channel], &config).await;
+    let disk = |delivery: &str| Alert { metric: "disk_usage_percent".into(), ..numbered(delivery) };
+    let second = AT.plus(Duration::from_secs(1));
+    first.router.dispatch(AT, disk("a"));
+    first.router.dispatch(second, numbered("c0"));
+    until(|| counts(&first.router, "c")[0] == 2.0).await;
+    first.router.dispatch(second, disk("b"));
+    first.router.dispatch(second, numbered("c"));
+    first.router.dispatch(second, disk("d"));
+    first.router.tick(AT.plus(Duration::from_secs(30)));
+    until(|| attempts(&seen).len() == 3).await;
+    first.kill().await;
+
+    let (alive, alive_seen) = scripted("c", &[], Step::Accept);
+    let (second, _) = Run::start(home.path(), vec![alive]).await;
+    until(|| counts(&second.router, "c")[0] >= 2.0 && counts(&second.router, "c")[4] == 0.0).await;
+    assert_eq!(names(&alive_seen), ["b+1", "c"], "one message under its key, with both of its alerts");
+    second.kill().await;
 }
 
 #[tokio::test]
@@ -168,7 +194,8 @@ async fn a_damaged_file_is_moved_aside_and_alerts_go_on() {
 async fn a_full_outbox_gives_up_the_mildest_first() {
     let home = tempfile::tempdir().unwrap();
     let (dead, _) = scripted("c", &[], Step::Hang);
-    let (mut agent, _) = Run::start_with(home.path(), vec![dead], 2 << 20).await;
+    let small = Alerting { outbox: config::Outbox { max_size: 2 << 20, ..config::Outbox::default() }, ..unlimited() };
+    let (mut agent, _) = Run::start_with(home.path(), vec![dead], &small).await;
     for number in 0..3000 {
         let severity = if number % 3 == 0 { Severity::Critical } else { Severity::Info };
         let mut alert = Alert { severity, ..numbered(&format!("{number}")) };

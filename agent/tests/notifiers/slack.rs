@@ -70,7 +70,7 @@ impl Workspace {
         }
         let Some(body) = request.json() else { return Reply::new(400, "invalid_payload") };
         if let Err(error) = validate(&body, &[]) {
-            return Reply::new(400, &format!("invalid_blocks {error}"));
+            return Reply::new(400, format!("invalid_blocks {error}"));
         }
         self.hooked.push(body);
         Reply::new(200, "ok")

@@ -152,8 +152,8 @@ async fn refusals_are_judged() {
             Some(Duration::from_secs(12)),
         ),
         (Reply::new(500, ""), None),
-        (Reply::new(200, &failed(429)), None),
-        (Reply::new(200, &failed(503)), None),
+        (Reply::new(200, failed(429)), None),
+        (Reply::new(200, failed(503)), None),
     ] {
         service.next(reply);
         let error = tell(&good, &Told::new().begins()).await.unwrap_err();
@@ -176,7 +176,7 @@ async fn refusals_are_judged() {
         (Reply::json(400, json!({ "error": { "code": "TriggerInputSchemaMismatch" } })), "see that the workflow begins with"),
         (Reply::new(400, "Bad payload"), "400 Bad Request; the message was refused as such"),
         (Reply::new(413, ""), "413 Payload Too Large; check alerting.teams.webhook_url"),
-        (Reply::new(200, &failed(403)), "took the message, but Teams answered it with 403; a workflow in place"),
+        (Reply::new(200, failed(403)), "took the message, but Teams answered it with 403; a workflow in place"),
     ] {
         service.next(reply);
         refused(&good, says).await;
