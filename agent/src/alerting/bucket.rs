@@ -28,11 +28,11 @@ impl Bucket {
     /// Whether a token is there.
     pub(super) fn has_token(&mut self, at: Timestamp) -> bool {
         // A clock that was set back must not lock anybody out until it is as late again.
-        while self.taken.back().is_some_and(|taken| *taken > at) {
-            self.taken.pop_back();
-            self.taken.push_front(at.minus(self.period / 2));
+        if self.taken.back().is_some_and(|taken| *taken > at) {
+            let half_a_period_ago = at.minus(self.period / 2);
+            self.taken.iter_mut().filter(|taken| **taken > at).for_each(|taken| *taken = half_a_period_ago);
+            self.taken.make_contiguous().sort_unstable();
         }
-        self.taken.make_contiguous().sort_unstable();
         while self.taken.front().is_some_and(|taken| at.since(*taken) >= self.period) {
             self.taken.pop_front();
         }

@@ -75,7 +75,7 @@ impl Courier {
         self.complete(&mut plan).await;
         fate.plan = Some(plan);
         let Some(plan) = &fate.plan else { return };
-        let verdict = self.attempts(&plan.message).await;
+        let verdict = self.attempts(plan).await;
         if matches!(verdict, Verdict::Accepted(_)) {
             for other in &plan.others {
                 let channel = Arc::clone(&lane.state().channel);
@@ -102,8 +102,9 @@ impl Courier {
         }
     }
 
-    async fn attempts(&self, message: &Message) -> Verdict {
+    async fn attempts(&self, plan: &Plan) -> Verdict {
         let lane = &*self.lane;
+        let message = &plan.message;
         let mut failed = 0_u32;
         loop {
             let channel = Arc::clone(&lane.state().channel);
@@ -120,6 +121,10 @@ impl Courier {
             let wait = backoff::wait(channel.retry, failed, after, &message.delivery);
             if lane.state().is_closed {
                 return Verdict::Left(error);
+            }
+            if lane.is_too_old(&plan.bundle) {
+                let reason = format!("{error}; it is older than [alerting.outbox] max_age_hours");
+                return Verdict::Refused(SendError::Permanent { reason });
             }
             self.say(message, failed, &error, wait);
             // The end of the agent leaves no time to wait, but for one more attempt.

@@ -105,7 +105,11 @@ impl Bundle {
     }
 
     fn is_stale(&self, at: Timestamp) -> bool {
-        self.key.is_none() && self.items.iter().all(|item| at.since(item.since) >= STALE)
+        self.key.is_none() && self.is_older(STALE, at)
+    }
+
+    fn is_older(&self, age: Duration, at: Timestamp) -> bool {
+        self.items.iter().all(|item| at.since(item.since) >= age)
     }
 
     fn worst(&self) -> Option<Severity> {
@@ -288,7 +292,7 @@ impl Gate {
         let mut gone = Vec::new();
         for queue in [&mut self.ready, &mut self.changes] {
             queue.retain(|bundle| {
-                let is_old = bundle.items.iter().all(|item| at.since(item.since) >= max_age);
+                let is_old = bundle.is_older(max_age, at);
                 if is_old {
                     gone.extend_from_slice(&bundle.seqs);
                 }
@@ -296,6 +300,11 @@ impl Gate {
             });
         }
         gone
+    }
+
+    /// Whether all of a bundle has waited for longer than the policy allows.
+    pub(super) fn is_too_old(&self, bundle: &Bundle, at: Timestamp) -> bool {
+        bundle.is_older(self.policy.max_age, at)
     }
 
     /// Whether an alert about this incident waits.

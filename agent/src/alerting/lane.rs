@@ -261,6 +261,12 @@ impl Lane {
         });
     }
 
+    /// Whether what is under way has waited for longer than is configured.
+    pub(super) fn is_too_old(&self, bundle: &Bundle) -> bool {
+        let state = self.state();
+        state.gate.is_too_old(bundle, state.now)
+    }
+
     /// An incident is over, and the channel is not told so.
     pub(super) fn forget(&self, incident: &str) {
         if self.state().threads.forget(incident) {

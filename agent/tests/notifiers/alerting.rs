@@ -226,6 +226,20 @@ async fn what_is_too_old_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_under_way_is_given_up_when_it_is_too_old_and_holds_up_nothing() {
+    let (channel, seen) = scripted("c", &[Step::Retry(None)], Step::Retry(None));
+    let mut router = router(vec![channel], &unlimited());
+    run(&router);
+    router.dispatch(AT, numbered("a"));
+    until(|| attempts(&seen).len() == 3).await;
+    let day = Duration::from_secs(86_400);
+    router.tick(AT.plus(day));
+    router.dispatch(AT.plus(day), numbered("b"));
+    until(|| attempts(&seen).last().is_some_and(|(delivery, _)| delivery == "b")).await;
+    assert_eq!(counts(&router, "c")[2], 1.0, "it is counted as refused");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_channel_delays_no_other_and_keeps_its_own() {
     let (dead, dead_seen) = scripted("dead", &[], Step::Hang);
     let (alive, alive_seen) = scripted("alive", &[], Step::Accept);
