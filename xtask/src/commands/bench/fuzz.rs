@@ -153,6 +153,12 @@ fn seed(fuzz: &Path, target: &str) -> Result<()> {
             ),
             b"__CURSOR=s=1\nSYSLOG_IDENTIFIER=app\nMESSAGE\n\x04\0\0\0\0\0\0\0a\nb\xff\n_PID=7\n\n".to_vec(),
         ],
+        "messages" => numbered([
+            "OOM killer killed java\0cgroup\0/app\0stack\0oom_kill+0x1/0x2\nout_of_memory\0kernel_oom_kill",
+            "*b* _i_ `c` <b>&amp; <@U1> <!channel> @everyone [l](https://example.org/)\0comm\0```\0list\0\x1b[2J\0m",
+        ])
+        .flat_map(|(number, input)| [0, 3, 64, 128].map(|kind| with_number(number + kind, input.as_bytes())))
+        .collect(),
         "tracefs" => vec![text(FORMAT)],
         "btf" => vec![btf()],
         "sock_diag" => {
